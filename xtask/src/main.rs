@@ -1,1 +1,37 @@
-fn main() {}
+//! The workspace's chores, as `cargo xtask CHORE`. What a chore runs is printed before it runs.
+#![forbid(unsafe_code)]
+
+mod chore;
+mod shell;
+
+use std::process::ExitCode;
+
+use chore::Chore;
+
+const USAGE: &str = "\
+usage: cargo xtask CHORE
+
+  test            every test: unit and integration tests, then documentation examples
+  check           formatting, lints, documentation; warnings are errors
+  deny            licences, bans, advisories and sources of every dependency
+  fuzz [SECONDS]  every fuzz target for SECONDS each (60)";
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    if let ["--help" | "-h" | "help"] = arguments[..] {
+        println!("{USAGE}");
+        return ExitCode::SUCCESS;
+    }
+    let Some(chore) = Chore::parse(&arguments) else {
+        eprintln!("{USAGE}");
+        return ExitCode::from(2);
+    };
+    match chore.run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("xtask: {failure}");
+            ExitCode::FAILURE
+        }
+    }
+}

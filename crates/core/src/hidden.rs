@@ -1,3 +1,4 @@
+use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 
 /// Borrowed hidden states, row-major `[num_tokens, hidden_size]`.
@@ -33,8 +34,8 @@ impl Hidden<'_> {
     pub fn read_f32(&self, start: usize, out: &mut [f32]) {
         let range = start..start + out.len();
         match self {
-            Self::F16(x) => out.iter_mut().zip(&x[range]).for_each(|(o, v)| *o = v.to_f32()),
-            Self::Bf16(x) => out.iter_mut().zip(&x[range]).for_each(|(o, v)| *o = v.to_f32()),
+            Self::F16(x) => x[range].convert_to_f32_slice(out),
+            Self::Bf16(x) => x[range].convert_to_f32_slice(out),
             Self::F32(x) => out.copy_from_slice(&x[range]),
         }
     }

@@ -112,6 +112,9 @@ pub enum WhyNot {
     /// The machine lacks an instruction set.
     #[error("this machine has no {0}")]
     MissingIsa(&'static str),
+    /// An environment variable caps the instruction sets.
+    #[error("its instruction set is switched off by TRELLECT_MAX_ISA")]
+    Capped,
     /// The machine has no such device.
     #[error("no device: {0}")]
     NoDevice(Box<str>),
@@ -128,6 +131,12 @@ pub enum WhyNot {
     Tuple {
         /// The first other tuple.
         found: BitTuple,
+        /// Its own tuple.
+        only: BitTuple,
+    },
+    /// The active experts' tuples are not known.
+    #[error("the active experts' tuples are not known, computes only {only}")]
+    UnknownTuples {
         /// Its own tuple.
         only: BitTuple,
     },

@@ -1,0 +1,125 @@
+//! Which instructions this processor has. An instruction set is a token that only detection makes;
+//! holding one is the proof that its instructions may be executed.
+
+use std::fmt;
+use std::str::FromStr;
+
+/// Caps detection: `generic`, `avx2` or `avx512`.
+pub const MAX_ISA_VARIABLE: &str = "TRELLECT_MAX_ISA";
+
+/// An instruction set that kernels are written for, in ascending order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Isa {
+    /// Portable code.
+    Generic,
+    /// AVX2 with FMA and F16C.
+    Avx2,
+    /// AVX-512 F, BW, VBMI and VNNI.
+    Avx512,
+}
+
+impl Isa {
+    /// Every instruction set, best first.
+    pub const ALL: [Isa; 3] = [Self::Avx512, Self::Avx2, Self::Generic];
+
+    /// The name used in kernel names and by the cap.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Generic => "generic",
+            Self::Avx2 => "avx2",
+            Self::Avx512 => "avx512",
+        }
+    }
+
+    /// What a processor must have.
+    pub const fn requirement(self) -> &'static str {
+        match self {
+            Self::Generic => "nothing",
+            Self::Avx2 => "AVX2 with FMA and F16C",
+            Self::Avx512 => "AVX-512 with BW, VBMI and VNNI",
+        }
+    }
+
+    /// Whether this processor has it.
+    pub fn is_detected(self) -> bool {
+        match self {
+            Self::Generic => true,
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2 => Avx2::detect().is_some(),
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512 => Avx512::detect().is_some(),
+            #[cfg(not(target_arch = "x86_64"))]
+            _ => false,
+        }
+    }
+}
+
+impl fmt::Display for Isa {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for Isa {
+    type Err = UnknownIsa;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let found = Self::ALL.into_iter().find(|isa| isa.name() == text);
+        found.ok_or_else(|| UnknownIsa { found: text.into() })
+    }
+}
+
+/// A text that names no instruction set.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("`{found}` is no instruction set: expected generic, avx2 or avx512")]
+pub struct UnknownIsa {
+    /// The text found.
+    pub found: Box<str>,
+}
+
+/// Proof that AVX2, FMA and F16C may be executed.
+#[cfg(target_arch = "x86_64")]
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Avx2(());
+
+#[cfg(target_arch = "x86_64")]
+impl Avx2 {
+    pub(crate) fn detect() -> Option<Self> {
+        let found = is_x86_feature_detected!("avx2")
+            && is_x86_feature_detected!("fma")
+            && is_x86_feature_detected!("f16c");
+        found.then_some(Self(()))
+    }
+}
+
+/// Proof that AVX-512 F, BW, VBMI and VNNI may be executed, and all that [`Avx2`] proves.
+#[cfg(target_arch = "x86_64")]
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Avx512(());
+
+#[cfg(target_arch = "x86_64")]
+impl Avx512 {
+    pub(crate) fn detect() -> Option<Self> {
+        let found = Avx2::detect().is_some()
+            && is_x86_feature_detected!("avx512f")
+            && is_x86_feature_detected!("avx512bw")
+            && is_x86_feature_detected!("avx512vbmi")
+            && is_x86_feature_detected!("avx512vnni");
+        found.then_some(Self(()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_inverse_and_order_is_strength() {
+        for isa in Isa::ALL {
+            assert_eq!(isa.name().parse(), Ok(isa));
+        }
+        assert!(Isa::ALL.is_sorted_by(|a, b| a > b));
+        assert!("sse9".parse::<Isa>().unwrap_err().to_string().contains("sse9"));
+        assert!(Isa::Generic.is_detected());
+    }
+}

@@ -1,0 +1,124 @@
+use std::fs;
+use std::process::Command;
+
+use crate::shell::{Failure, cargo, root, run, succeeds};
+
+const FUZZ_SECONDS: u32 = 60;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Chore {
+    Test,
+    Check,
+    Deny,
+    Fuzz { seconds: u32 },
+}
+
+impl Chore {
+    pub(crate) fn parse(arguments: &[&str]) -> Option<Self> {
+        match arguments {
+            ["test"] => Some(Self::Test),
+            ["check"] => Some(Self::Check),
+            ["deny"] => Some(Self::Deny),
+            ["fuzz"] => Some(Self::Fuzz { seconds: FUZZ_SECONDS }),
+            ["fuzz", seconds] => {
+                // libFuzzer takes 0 for "without end".
+                let seconds = seconds.parse().ok().filter(|seconds| *seconds > 0)?;
+                Some(Self::Fuzz { seconds })
+            }
+            _ => None,
+        }
+    }
+
+    pub(crate) fn run(self) -> Result<(), Failure> {
+        match self {
+            Self::Test => test(),
+            Self::Check => check(),
+            Self::Deny => deny(),
+            Self::Fuzz { seconds } => fuzz(seconds),
+        }
+    }
+}
+
+fn test() -> Result<(), Failure> {
+    if succeeds(cargo(&["nextest", "--version"])) {
+        run(cargo(&["nextest", "run", "--workspace"]))?;
+    } else {
+        println!("cargo-nextest is not installed: using cargo's own test runner");
+        run(cargo(&["test", "--workspace", "--lib", "--bins", "--tests"]))?;
+    }
+    run(cargo(&["test", "--workspace", "--doc"]))
+}
+
+fn check() -> Result<(), Failure> {
+    run(cargo(&["fmt", "--all", "--check"]))?;
+    run(cargo(&["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]))?;
+    let mut doc = cargo(&["doc", "--workspace", "--no-deps"]);
+    doc.env("RUSTDOCFLAGS", "-D warnings");
+    run(doc)
+}
+
+fn deny() -> Result<(), Failure> {
+    if !succeeds(cargo(&["deny", "--version"])) {
+        println!("cargo-deny is not installed: dependencies are not checked");
+        return Ok(());
+    }
+    run(cargo(&["deny", "check"]))
+}
+
+fn fuzz(seconds: u32) -> Result<(), Failure> {
+    if !succeeds(nightly_cargo_fuzz(&["--version"])) {
+        println!("cargo-fuzz on a nightly toolchain is not installed: nothing is fuzzed");
+        return Ok(());
+    }
+    for target in fuzz_targets()? {
+        let limit = format!("-max_total_time={seconds}");
+        run(nightly_cargo_fuzz(&["run", &target, "--", &limit]))?;
+    }
+    Ok(())
+}
+
+/// Goes through rustup, since a toolchain's own cargo does not switch toolchains.
+fn nightly_cargo_fuzz(arguments: &[&str]) -> Command {
+    let mut command = Command::new("rustup");
+    command.args(["run", "nightly", "cargo", "fuzz"]).args(arguments).current_dir(root());
+    command
+}
+
+fn fuzz_targets() -> Result<Vec<String>, Failure> {
+    let folder = root().join("fuzz/fuzz_targets");
+    let unreadable = |source| Failure::Unreadable { path: folder.clone(), source };
+    let mut targets = Vec::new();
+    for entry in fs::read_dir(&folder).map_err(unreadable)? {
+        let path = entry.map_err(unreadable)?.path();
+        if let (Some(name), Some("rs")) =
+            (path.file_stem(), path.extension().and_then(|e| e.to_str()))
+        {
+            targets.push(name.to_string_lossy().into_owned());
+        }
+    }
+    targets.sort();
+    Ok(targets)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn chores_parse() {
+        assert_eq!(Chore::parse(&["test"]), Some(Chore::Test));
+        assert_eq!(Chore::parse(&["check"]), Some(Chore::Check));
+        assert_eq!(Chore::parse(&["deny"]), Some(Chore::Deny));
+        assert_eq!(Chore::parse(&["fuzz"]), Some(Chore::Fuzz { seconds: FUZZ_SECONDS }));
+        assert_eq!(Chore::parse(&["fuzz", "5"]), Some(Chore::Fuzz { seconds: 5 }));
+    }
+
+    #[test]
+    fn anything_else_is_refused() {
+        for arguments in
+            [&[][..], &["tests"], &["test", "now"], &["fuzz", "0"], &["fuzz", "-1"], &["fuzz", "x"]]
+        {
+            assert_eq!(Chore::parse(arguments), None, "{arguments:?}");
+        }
+    }
+}
