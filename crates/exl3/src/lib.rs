@@ -4,11 +4,18 @@
 //! Not here: anything fast. A backend re-lays what this crate lends it. Start at [`Checkpoint`].
 
 mod checkpoint;
-mod codebook;
+pub mod codebook;
 mod error;
-mod hadamard;
+pub mod hadamard;
 pub mod oracle;
 mod router;
 pub mod synth;
-mod tile;
+pub mod tile;
 mod writer;
+
+pub use checkpoint::{
+    Checkpoint, ExpertNaming, LayerInfo, ModelConfig, MoeLayer, QuantizationConfig,
+};
+pub use error::{LoadError, WriteError};
+pub use router::{FloatBytes, GroupLimit, RouterConfig, RouterError, RouterView, Scoring};
+pub use writer::{LayerToWrite, WriterConfig, write_checkpoint};
