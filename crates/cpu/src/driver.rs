@@ -416,6 +416,7 @@ impl<'a, L> Scratch<'a, L> {
 
     /// # Safety
     /// No two parts of one worker are alive at once.
+    #[expect(clippy::mut_from_ref, reason = "exclusive by the caller's promise")]
     unsafe fn of(&self, worker: usize) -> (&mut [f32], &mut [L]) {
         // SAFETY: workers' parts are disjoint, and the caller holds no worker's part twice.
         let raw = unsafe { self.raw.part(worker * self.raw_len..(worker + 1) * self.raw_len) };

@@ -6,6 +6,8 @@
 //! and `g + 8`, by 16 rows; neighbours in the stream are neighbouring rows of one column, so their
 //! products may share an accumulator lane. See `docs/formats.md` for the tile.
 
+#![expect(clippy::needless_range_loop, reason = "lanes of several arrays run in step")]
+
 pub(crate) mod codebook;
 pub(crate) mod generic;
 mod pack;
