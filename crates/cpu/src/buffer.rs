@@ -20,7 +20,7 @@ impl Buffer {
             return Some(Self { map: None });
         }
         let map = MmapMut::map_anon(len).ok()?;
-        #[cfg(target_os = "linux")]
+        #[cfg(all(target_os = "linux", not(miri)))]
         // Advice only: where huge pages are off, small ones serve.
         let _ = map.advise(memmap2::Advice::HugePage);
         Some(Self { map: Some(map) })

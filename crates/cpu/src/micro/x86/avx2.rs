@@ -13,7 +13,7 @@ use super::super::codebook::{BYTE_SUM_BIAS, BYTE_SUM_STEP, CodebookMath, HALF_MA
 use super::super::generic::finish_half;
 use super::super::{
     BLOCK_LANES, BLOCK_TILES, BlockMut, Column, GROUPS, GUARD, Micro, Outputs, RowRef, TILE_LANES,
-    pack_exact, pack_half, reduce_lanes, sum_groups, swiglu as swiglu_body, tile_bytes,
+    pack_exact, pack_half, reduce_lanes, sum_groups, swiglu as swiglu_body,
     unrotate as unrotate_body, width,
 };
 use super::{Halves, MANTISSA_XOR, POWERS, impl_micro};
@@ -117,41 +117,65 @@ fn store_f32(lanes: &mut [f32], at: usize, value: __m256) {
     unsafe { _mm256_storeu_ps(out.as_mut_ptr(), value) }
 }
 
-/// The windows of half a group: eight 32-bit lanes with two states each, and the shifts that bring
-/// the even state to the low half and the odd state to the high half of its lane.
-struct Windows {
-    lanes: __m256i,
-    right: __m256i,
-    left: __m256i,
+/// Bytes of a group and of the word before it, with room for a load that starts at the last.
+const WINDOW: usize = 64;
+
+/// One width's cut, in registers.
+struct Cutter {
+    width: usize,
+    offset: [usize; 4],
+    shuffle: [__m256i; 2],
+    right: [__m256i; 2],
+    left: [__m256i; 2],
+}
+
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn cutter<const K: u8>(bits: u8) -> Cutter {
+    let width = width::<K>(bits);
+    let Cut { offset, shuffle, right, left } = &CUTS[width];
+    Cutter {
+        width,
+        offset: *offset,
+        shuffle: [shuffles(shuffle, 0), shuffles(shuffle, 2)],
+        right: [load_pair(&right[0], &right[1]), load_pair(&right[2], &right[3])],
+        left: [load_pair(&left[0], &left[1]), load_pair(&left[2], &left[3])],
+    }
+}
+
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn shuffles(shuffle: &[[u8; 16]; 4], low: usize) -> __m256i {
+    _mm256_set_m128i(load_bytes(&shuffle[low + 1], 0), load_bytes(&shuffle[low], 0))
 }
 
 /// A group's bytes from the word before it on; for a tile's first group that word is its last.
+#[inline(always)]
+fn window<'a>(
+    block: &'a [u8],
+    tile: usize,
+    g: usize,
+    width: usize,
+    wrapped: &'a mut [u8; WINDOW],
+) -> &'a [u8; WINDOW] {
+    let start = GUARD + 32 * width * tile + 4 * width * g - 4;
+    let bytes = block[start..].first_chunk().expect("a guard follows");
+    if g > 0 {
+        return bytes;
+    }
+    *wrapped = *bytes;
+    wrapped[..4].copy_from_slice(&block[start + 32 * width..][..4]);
+    wrapped
+}
+
+/// Half a group: eight 32-bit lanes with two neighbouring windows each.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn windows<const K: u8>(block: &[u8], tile: usize, g: usize, bits: u8) -> [Windows; 2] {
-    let (k, cut) = (width::<K>(bits), &CUTS[width::<K>(bits)]);
-    let start = GUARD + tile * tile_bytes::<K>(bits) + 4 * k * g - 4;
-    let mut wrapped = [0u8; 64];
-    let (bytes, start) = if g == 0 {
-        wrapped.copy_from_slice(&block[start..start + 64]);
-        wrapped[..4].copy_from_slice(&block[start + 32 * k..start + 32 * k + 4]);
-        (&wrapped[..], 0)
-    } else {
-        (block, start)
-    };
-    [0, 2].map(|quarter| {
-        let low = load_bytes(bytes, start + cut.offset[quarter]);
-        let high = load_bytes(bytes, start + cut.offset[quarter + 1]);
-        let shuffle = _mm256_set_m128i(
-            load_bytes(&cut.shuffle[quarter + 1], 0),
-            load_bytes(&cut.shuffle[quarter], 0),
-        );
-        Windows {
-            lanes: _mm256_shuffle_epi8(_mm256_set_m128i(high, low), shuffle),
-            right: load_pair(&cut.right[quarter], &cut.right[quarter + 1]),
-            left: load_pair(&cut.left[quarter], &cut.left[quarter + 1]),
-        }
-    })
+fn pairs(cutter: &Cutter, window: &[u8; WINDOW], half: usize) -> __m256i {
+    // Offsets are at most 24; the mask tells the compiler that no load leaves the window.
+    let low = load_bytes(window, cutter.offset[2 * half] & 31);
+    let high = load_bytes(window, cutter.offset[2 * half + 1] & 31);
+    _mm256_shuffle_epi8(_mm256_set_m128i(high, low), cutter.shuffle[half])
 }
 
 #[inline]
@@ -186,9 +210,10 @@ mod half {
     /// 16 states as 16-bit lanes in stream order.
     #[inline]
     #[target_feature(enable = "avx2,fma,f16c")]
-    fn states(windows: &Windows) -> __m256i {
-        let even = _mm256_srlv_epi32(windows.lanes, windows.right);
-        let odd = _mm256_sllv_epi32(windows.lanes, windows.left);
+    fn states(cutter: &Cutter, window: &[u8; WINDOW], half: usize) -> __m256i {
+        let pairs = pairs(cutter, window, half);
+        let even = _mm256_srlv_epi32(pairs, cutter.right[half]);
+        let odd = _mm256_sllv_epi32(pairs, cutter.left[half]);
         _mm256_blend_epi16::<0b1010_1010>(even, odd)
     }
 
@@ -264,13 +289,15 @@ mod half {
         column: Column<'_>,
         rows: &[RowRef<'_, i16>; R],
     ) -> [Outputs; R] {
+        let cutter = cutter::<K>(column.bits);
         let sums = sum_groups(column.blocks(), rows, |block, g| {
             let bytes = column.block::<K>(block);
             let mut sums = [[_mm256_setzero_si256(); 2]; R];
             for tile in 0..BLOCK_TILES {
-                let windows = windows::<K>(bytes, tile, g, column.bits);
+                let mut wrapped = [0; WINDOW];
+                let window = window(bytes, tile, g, cutter.width, &mut wrapped);
                 for half in 0..2 {
-                    let weights = weights::<C>(states(&windows[half]));
+                    let weights = weights::<C>(states(&cutter, window, half));
                     for r in 0..R {
                         let at = block * BLOCK_LANES + tile * TILE_LANES + 16 * half;
                         let products = _mm256_madd_epi16(weights, load_i16(rows[r].lanes, at));
@@ -290,11 +317,13 @@ mod half {
 
     #[target_feature(enable = "avx2,fma,f16c")]
     fn unpack_with<C: CodebookMath>(column: Column<'_>, panel: &mut [i16]) {
+        let cutter = cutter::<0>(column.bits);
         for (group, lanes) in panel.chunks_exact_mut(TILE_LANES).enumerate() {
             let (tile, g) = (group / GROUPS, group % GROUPS);
-            let windows = windows::<0>(column.guarded, tile, g, column.bits);
+            let mut wrapped = [0; WINDOW];
+            let window = window(column.guarded, tile, g, cutter.width, &mut wrapped);
             for half in 0..2 {
-                let weights = weights::<C>(states(&windows[half]));
+                let weights = weights::<C>(states(&cutter, window, half));
                 let out: &mut [i16; 16] = lanes[16 * half..].first_chunk_mut().expect("16 lanes");
                 // SAFETY: `out` is 32 writable bytes.
                 unsafe { _mm256_storeu_si256(out.as_mut_ptr().cast(), weights) }
@@ -372,10 +401,15 @@ mod exact {
     /// The values of half a group: even stream positions, then odd ones.
     #[inline]
     #[target_feature(enable = "avx2,fma,f16c")]
-    fn weights<C: CodebookMath>(windows: &Windows) -> [__m256; 2] {
-        let even = _mm256_srlv_epi32(windows.lanes, windows.right);
+    fn weights<C: CodebookMath>(
+        cutter: &Cutter,
+        window: &[u8; WINDOW],
+        half: usize,
+    ) -> [__m256; 2] {
+        let pairs = pairs(cutter, window, half);
+        let even = _mm256_srlv_epi32(pairs, cutter.right[half]);
         let even = _mm256_and_si256(even, _mm256_set1_epi32(0xFFFF));
-        let odd = _mm256_srli_epi32::<16>(_mm256_sllv_epi32(windows.lanes, windows.left));
+        let odd = _mm256_srli_epi32::<16>(_mm256_sllv_epi32(pairs, cutter.left[half]));
         [values::<C>(even), values::<C>(odd)]
     }
 
@@ -408,13 +442,15 @@ mod exact {
         column: Column<'_>,
         rows: &[RowRef<'_, f32>; R],
     ) -> [Outputs; R] {
+        let cutter = cutter::<K>(column.bits);
         let sums = sum_groups(column.blocks(), rows, |block, g| {
             let bytes = column.block::<K>(block);
             let mut sums = [[_mm256_setzero_ps(); 2]; R];
             for tile in 0..BLOCK_TILES {
-                let windows = windows::<K>(bytes, tile, g, column.bits);
+                let mut wrapped = [0; WINDOW];
+                let window = window(bytes, tile, g, cutter.width, &mut wrapped);
                 for half in 0..2 {
-                    let weights = weights::<C>(&windows[half]);
+                    let weights = weights::<C>(&cutter, window, half);
                     for r in 0..R {
                         let at = block * BLOCK_LANES + tile * TILE_LANES + 8 * half;
                         sums[r][half] = multiply(sums[r][half], weights, rows[r].lanes, at);
@@ -433,11 +469,13 @@ mod exact {
 
     #[target_feature(enable = "avx2,fma,f16c")]
     fn unpack_with<C: CodebookMath>(column: Column<'_>, panel: &mut [f32]) {
+        let cutter = cutter::<0>(column.bits);
         for (group, lanes) in panel.chunks_exact_mut(TILE_LANES).enumerate() {
             let (tile, g) = (group / GROUPS, group % GROUPS);
-            let windows = windows::<0>(column.guarded, tile, g, column.bits);
+            let mut wrapped = [0; WINDOW];
+            let window = window(column.guarded, tile, g, cutter.width, &mut wrapped);
             for half in 0..2 {
-                let [even, odd] = weights::<C>(&windows[half]);
+                let [even, odd] = weights::<C>(&cutter, window, half);
                 store_f32(lanes, 8 * half, even);
                 store_f32(lanes, 8 * half + 16, odd);
             }

@@ -1,10 +1,8 @@
 //! Every kernel of this machine against the float64 oracle.
 
-mod common;
-
-use common::{backend, check_all, launch, list_skipped, prepare};
+use crate::common::{backend, check_all, launch, list_skipped, prepare};
 use half::f16;
-use trellect_core::{BitTuple, Codebook, Hidden, LayerShape, LayerView, Routing};
+use trellect_core::{BitTuple, Codebook, Hidden, LayerShape, Routing};
 use trellect_exl3::oracle;
 use trellect_exl3::synth::{self, OwnedLayer, SynthSpec};
 use trellect_testkit::golden;
@@ -13,17 +11,39 @@ const TOKENS: [usize; 10] = [0, 1, 2, 3, 4, 5, 16, 17, 33, 129];
 const MOST_TOKENS: usize = 129;
 const TOP_K: usize = 2;
 
-/// Layer sizes: one Hadamard block, odd multiples of it, and sizes that need padding.
-const SHAPES: [(usize, usize); 3] = [(128, 128), (640, 128), (100, 200)];
-
-#[derive(Debug)]
-struct Case {
-    shape: (usize, usize),
-    tuple: BitTuple,
-    codebook: Codebook,
-    routing: &'static str,
-    tokens: usize,
+/// How tokens go to four experts.
+#[derive(Clone, Copy, Debug)]
+enum Spread {
+    Random,
+    /// Experts 1 and 3 stay empty.
+    EmptyExperts,
+    /// In both slots.
+    OneExpert,
 }
+
+impl Spread {
+    fn routing(self) -> Routing {
+        let weights: Vec<f32> =
+            (0..TOP_K * MOST_TOKENS).map(|p| 0.1 + (p % 7) as f32 / 10.0).collect();
+        let routing = |ids: &[i32]| Routing::new(4, TOP_K, ids, &weights).expect("valid");
+        match self {
+            Self::Random => synth::routing(MOST_TOKENS, 4, TOP_K, 11).expect("valid"),
+            Self::EmptyExperts => {
+                let ids = (0..MOST_TOKENS).flat_map(|t| if t % 3 == 0 { [0, 2] } else { [2, 0] });
+                routing(&ids.collect::<Vec<_>>())
+            }
+            Self::OneExpert => routing(&[3; TOP_K * MOST_TOKENS]),
+        }
+    }
+}
+
+/// One Hadamard block, odd multiples of it, and sizes that need padding.
+const CASES: [(usize, usize, Spread); 4] = [
+    (128, 128, Spread::Random),
+    (640, 128, Spread::Random),
+    (128, 256, Spread::EmptyExperts),
+    (100, 200, Spread::OneExpert),
+];
 
 /// The first `tokens` tokens of a routing.
 fn first_tokens(routing: &Routing, tokens: usize) -> Routing {
@@ -33,44 +53,29 @@ fn first_tokens(routing: &Routing, tokens: usize) -> Routing {
     Routing::new(routing.num_experts(), routing.top_k(), &ids, weights).expect("was valid")
 }
 
-/// Experts 0 and 2 only (1 and 3 stay empty), and everything on one expert in both slots.
-fn odd_routings() -> [(&'static str, Routing); 2] {
-    let ids: Vec<i32> =
-        (0..MOST_TOKENS).flat_map(|t| if t % 3 == 0 { [0, 2] } else { [2, 0] }).collect();
-    let weights: Vec<f32> = (0..2 * MOST_TOKENS).map(|p| 0.1 + (p % 7) as f32 / 10.0).collect();
-    let routing = |ids: &[i32]| Routing::new(4, TOP_K, ids, &weights).expect("valid");
-    [("empty experts", routing(&ids)), ("one expert takes all", routing(&[3; 2 * MOST_TOKENS]))]
-}
-
-/// Every kernel on one layer, for every routing and number of tokens.
-fn check_layer(view: &LayerView<'_>, shape: (usize, usize), tuple: BitTuple, codebook: Codebook) {
-    let layer = prepare(&backend(2), view);
-    let hidden = synth::hidden(MOST_TOKENS, shape.0, 7);
-    let spread = synth::routing(MOST_TOKENS, 4, TOP_K, 11).expect("valid");
-    for (name, routing) in [("spread", spread)].into_iter().chain(odd_routings()) {
-        let expected = oracle::forward(view, Hidden::F16(&hidden), &routing);
-        for tokens in TOKENS {
-            let (hidden, expected) = (&hidden[..tokens * shape.0], &expected[..tokens * shape.0]);
-            let routing = first_tokens(&routing, tokens);
-            let case = Case { shape, tuple, codebook, routing: name, tokens };
-            let checked = check_all(&layer, Hidden::F16(hidden), &routing, expected, &case);
-            let fewest = if tokens <= 1 { 9 } else { 6 };
-            assert!(checked >= fewest, "only {checked} kernels in {case:?}");
-        }
-    }
-}
-
 fn check_width(bits: u64) {
     let tuple = BitTuple::new(bits, bits, bits).expect("1 to 8");
     for codebook in Codebook::ALL {
-        for shape in SHAPES {
-            let layer_shape = LayerShape::new(shape.0, shape.1, 4).expect("positive");
+        for (hidden_size, intermediate_size, spread) in CASES {
+            let shape = LayerShape::new(hidden_size, intermediate_size, 4).expect("positive");
             let spec = SynthSpec {
-                bias: bits % 2 == 0,
-                ..SynthSpec::uniform(layer_shape, tuple, codebook, bits)
+                bias: bits.is_multiple_of(2),
+                ..SynthSpec::uniform(shape, tuple, codebook, bits)
             };
-            let layer = OwnedLayer::new(&spec).expect("a small layer fits");
-            check_layer(&layer.view(), shape, tuple, codebook);
+            let owned = OwnedLayer::new(&spec).expect("a small layer fits");
+            let layer = prepare(&backend(2), &owned.view());
+            let hidden = synth::hidden(MOST_TOKENS, hidden_size, 7);
+            let routing = spread.routing();
+            let expected = oracle::forward(&owned.view(), Hidden::F16(&hidden), &routing);
+            for tokens in TOKENS {
+                let len = tokens * hidden_size;
+                let routing = first_tokens(&routing, tokens);
+                let case = (hidden_size, intermediate_size, spread, tuple, codebook, tokens);
+                let hidden = Hidden::F16(&hidden[..len]);
+                let checked = check_all(&layer, hidden, &routing, &expected[..len], &case);
+                let fewest = if tokens <= 1 { 9 } else { 6 };
+                assert!(checked >= fewest, "only {checked} kernels in {case:?}");
+            }
         }
     }
 }
@@ -152,6 +157,21 @@ fn results_do_not_depend_on_the_number_of_threads() {
                 assert_eq!(run(&one), run(&many), "{} on {threads} threads", spec.id);
             }
         }
+    }
+}
+
+/// Small enough for an interpreter that checks every memory access.
+#[test]
+fn smallest_layer() {
+    let shape = LayerShape::new(128, 128, 2).expect("positive");
+    let owned = OwnedLayer::new(&SynthSpec::mixed(shape, Codebook::Mul1, 1)).expect("fits");
+    let layer = prepare(&backend(2), &owned.view());
+    for tokens in [1, 6] {
+        let hidden = synth::hidden(tokens, 128, 1);
+        let hidden = Hidden::F16(&hidden);
+        let routing = synth::skewed_routing(tokens, 2, 1, 2).expect("valid");
+        let expected = oracle::forward(&owned.view(), hidden, &routing);
+        assert!(check_all(&layer, hidden, &routing, &expected, &tokens) >= 6);
     }
 }
 

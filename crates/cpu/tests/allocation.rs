@@ -1,0 +1,54 @@
+//! A launch on a reserved queue allocates nothing.
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use trellect_core::{Backend, Call, Codebook, Hidden, LayerShape};
+use trellect_cpu::{CpuBackend, CpuOptions};
+use trellect_exl3::synth::{self, OwnedLayer, SynthSpec};
+
+struct Counting;
+
+static ALLOCATIONS: AtomicUsize = AtomicUsize::new(0);
+
+// SAFETY: every method hands over to the system's allocator unchanged.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
+        // SAFETY: the caller's promise.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        // SAFETY: the caller's promise.
+        unsafe { System.dealloc(pointer, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+#[test]
+fn launches_allocate_nothing() {
+    let shape = LayerShape::new(256, 256, 8).expect("positive");
+    let owned = OwnedLayer::new(&SynthSpec::mixed(shape, Codebook::Mul1, 1)).expect("fits");
+    let backend = CpuBackend::new(CpuOptions::from_env().expect("unset or known"));
+    let layer = backend.prepare(&owned.view(), &mut |_| {}).expect("fits");
+    for tokens in [1, 9, 70] {
+        let hidden = synth::hidden(tokens, 256, 1);
+        let routing = synth::routing(tokens, 8, 2, 2).expect("valid");
+        let call = Call::new(&shape, Hidden::F16(&hidden), &routing).expect("agree");
+        let mut out = vec![0.0; tokens * 256];
+        for spec in layer.specs().filter(|s| s.tokens.contains(tokens) && s.id.tuple.is_none()) {
+            let mut queue = Arc::clone(&layer).queue();
+            // The first launch may fill tables that all launches share.
+            queue.launch(spec.id, &call, &mut out).expect("runs");
+            queue.harvest(&mut |_| {});
+            let before = ALLOCATIONS.load(Ordering::Relaxed);
+            queue.launch(spec.id, &call, &mut out).expect("runs");
+            let allocated = ALLOCATIONS.load(Ordering::Relaxed) - before;
+            assert_eq!(allocated, 0, "{} at {tokens} tokens", spec.id);
+        }
+    }
+}

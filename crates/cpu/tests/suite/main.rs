@@ -1,0 +1,5 @@
+//! The CPU backend from outside.
+
+mod catalogue;
+mod common;
+mod kernels;
