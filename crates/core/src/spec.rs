@@ -51,6 +51,8 @@ pub struct KernelSpec {
     pub tokens: TokenRange,
     /// Columns of one work item.
     pub tile_n: usize,
+    /// Most rows of one expert that share one decoding of its weights.
+    pub rows_per_decode: usize,
     /// Its workspace.
     pub workspace: WorkspaceModel,
     /// Whether it may run while a graph is captured.
@@ -185,6 +187,7 @@ mod tests {
             class: NumericClass::Half,
             tokens: TokenRange::ONE,
             tile_n: 16,
+            rows_per_decode: 1,
             workspace: WorkspaceModel { fixed_bytes: 100, bytes_per_pair: 10, max_pairs: Some(4) },
             capture_safe: true,
             deterministic: true,

@@ -78,6 +78,7 @@ fn entry(
                 class: run.class(),
                 tokens: if plan.block_rows == 1 { TokenRange::ONE } else { TokenRange::ANY },
                 tile_n: trellect_core::HADAMARD,
+                rows_per_decode: plan.block_rows,
                 workspace: run.workspace(shape, threads),
                 capture_safe: true,
                 deterministic: true,

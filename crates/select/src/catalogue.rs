@@ -38,6 +38,12 @@ fn plain_spec(id: KernelId) -> KernelSpec {
             Family::LargeBatch => 128,
             _ => 64,
         },
+        rows_per_decode: match id.family {
+            Family::Decode => 1,
+            Family::Prefill4 | Family::Grouped => 4,
+            Family::Base => 16,
+            Family::LargeBatch => 128,
+        },
         workspace: WorkspaceModel::default(),
         capture_safe: false,
         deterministic: false,

@@ -12,6 +12,7 @@ fn spec(name: &str, fixed_bytes: u64) -> KernelSpec {
         class: if id.fp32_acc { NumericClass::Exact } else { NumericClass::Half },
         tokens: TokenRange::ANY,
         tile_n: 16,
+        rows_per_decode: 4,
         workspace: WorkspaceModel { fixed_bytes, ..WorkspaceModel::default() },
         capture_safe: true,
         deterministic: true,

@@ -71,6 +71,7 @@ fn any_spec() -> impl Strategy<Value = KernelSpec> {
             class: if id.fp32_acc { NumericClass::Exact } else { NumericClass::ALL[class] },
             tokens: TokenRange { min: 0, max },
             tile_n: 16,
+            rows_per_decode: 4,
             workspace: WorkspaceModel { fixed_bytes, bytes_per_pair, max_pairs: None },
             capture_safe: true,
             deterministic: true,
