@@ -1,0 +1,23 @@
+//! The commands: one file each, with its flags, what it prints, and its JSON.
+
+pub(crate) mod doctor;
+pub(crate) mod inspect;
+pub(crate) mod run;
+pub(crate) mod select;
+pub(crate) mod synth;
+
+use clap::Parser;
+
+use crate::args::{Cli, Command};
+
+/// Does what the command line asks for.
+pub(crate) fn run(cli: Cli) -> anyhow::Result<()> {
+    match cli.command {
+        None => run(Cli::parse_from(["trellect", "run"])),
+        Some(Command::Run(args)) => run::run(&args),
+        Some(Command::Inspect(args)) => inspect::run(&args),
+        Some(Command::Select(args)) => select::run(&args),
+        Some(Command::Synth(args)) => synth::run(&args),
+        Some(Command::Doctor(args)) => doctor::run(&args),
+    }
+}

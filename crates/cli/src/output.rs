@@ -1,0 +1,57 @@
+//! Writing to stdout and stderr without ever panicking: a reader that has gone away, as in
+//! `trellect run | head`, ends the output and is no failure.
+
+use std::io::{self, ErrorKind, Write};
+
+use anyhow::Context;
+use serde::Serialize;
+
+/// Prints `text` on stdout.
+pub(crate) fn print(text: &str) -> anyhow::Result<()> {
+    let mut stdout = io::stdout().lock();
+    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => {
+            Err(error).context("writing to stdout")
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Prints one JSON object on stdout.
+pub(crate) fn print_json(object: &impl Serialize) -> anyhow::Result<()> {
+    let mut text = serde_json::to_string_pretty(object).context("making JSON")?;
+    text.push('\n');
+    print(&text)
+}
+
+/// An error and its causes in one line. A cause that the message before it already ends with is not
+/// said again.
+pub(crate) fn describe(error: &anyhow::Error) -> String {
+    let mut text = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if !text.ends_with(&cause) {
+            let separator = if text.is_empty() { "" } else { ": " };
+            text = text + separator + &cause;
+        }
+    }
+    text
+}
+
+/// Prints a line on stderr. Where nobody can read it, there is nobody to tell so.
+pub(crate) fn note(line: &str) {
+    writeln!(io::stderr(), "{line}").ok();
+}
+
+#[cfg(test)]
+mod tests {
+    use anyhow::anyhow;
+
+    use super::describe;
+
+    #[test]
+    fn a_cause_is_said_once() {
+        let error = anyhow!("disk full").context("writing y: disk full").context("running");
+        assert_eq!(describe(&error), "running: writing y: disk full");
+        assert_eq!(describe(&anyhow!("disk full").context("writing y")), "writing y: disk full");
+    }
+}
