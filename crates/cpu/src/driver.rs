@@ -342,7 +342,9 @@ impl<M: Micro> Phases<'_, M> {
         });
     }
 
-    /// Raw outputs of 128 channels for a block's rows: `raw` is `[rows, 128]`.
+    /// Raw outputs of 128 channels for a block's rows: `raw` is `[rows, 128]`. A block of more than
+    /// [`MR`] rows decodes a column into `panel` once; for fewer, every weight is used from a
+    /// register.
     fn multiply(
         &self,
         matrix: &Matrix,
@@ -359,32 +361,28 @@ impl<M: Micro> Phases<'_, M> {
         const COLUMNS: usize = HADAMARD / TILE;
         for tile in 0..COLUMNS {
             let column = self.weights.column(matrix, group * COLUMNS + tile);
-            let panel = &mut panel[..];
-            let decoded = block.rows > MR;
-            let panel = match decoded {
-                true => &mut panel[..TILE * TILE * column.k_tiles],
-                false => panel,
+            let mut panel = match block.rows > MR {
+                true => Some(&mut panel[..TILE * TILE * column.k_tiles]),
+                false => None,
             };
-            if decoded {
+            if let Some(panel) = &mut panel {
                 self.micro.unpack(column, panel);
             }
-            let mut first = 0;
-            while first < block.rows {
+            for first in (0..block.rows).step_by(MR) {
                 let len = MR.min(block.rows - first);
-                let four: [RowRef<'_, M::Lane>; MR] =
-                    std::array::from_fn(|r| rows.row(block.start + first + r.min(len - 1)));
+                let at = |r: usize| rows.row(block.start + first + r.min(len - 1));
+                let four: [RowRef<'_, M::Lane>; MR] = std::array::from_fn(at);
                 let mut out = [Outputs::default(); MR];
-                match decoded {
-                    true => {
+                match &panel {
+                    Some(panel) => {
                         let codebook = matrix.codebook;
                         dot_panel_rows(self.micro, panel, codebook, &four[..len], &mut out);
                     }
-                    false => dot(self.micro, column, &four[..len], &mut out),
+                    None => dot(self.micro, column, &four[..len], &mut out),
                 }
                 for (row, out) in out[..len].iter().enumerate() {
                     raw[(first + row) * HADAMARD + tile * TILE..][..TILE].copy_from_slice(out);
                 }
-                first += len;
             }
         }
     }
