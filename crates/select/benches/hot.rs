@@ -99,34 +99,23 @@ fn select(timer_ns: usize, report_every: u16, publishes: bool) {
     }
 }
 
+/// The pushing thread empties the full ring itself, so that no push timed is one that only counts.
 fn feedback(timer_ns: usize) {
-    let (mut producer, mut consumer) = feedback_ring(1 << 14);
-    let done = AtomicBool::new(false);
-    let received = AtomicU64::new(0);
-    thread::scope(|scope| {
-        let (done, received) = (&done, &received);
-        let consuming = scope.spawn(move || {
-            while !done.load(Ordering::Acquire) {
-                let drained = consumer.drain().count() as u64;
-                received.fetch_add(drained, Ordering::Relaxed);
-                thread::yield_now();
-            }
-            received.fetch_add(consumer.drain().count() as u64, Ordering::Relaxed);
-            consumer.dropped()
-        });
-        let plan = Plan { kernel: 1, launch: 0, epoch: 0, report_every: 1 };
-        let flags = OutcomeFlags::NONE;
-        let mut number = 0;
-        report("feedback push, consumer", timer_ns, || {
-            number += 1;
-            let context = ContextKey(number);
-            producer.push(Outcome { context, plan, ticket: None, flags, nanoseconds: number });
-        });
-        done.store(true, Ordering::Release);
-        let dropped = consuming.join().expect("the consumer is fine");
-        assert_eq!(received.load(Ordering::Relaxed) + dropped, number);
-        println!("{:<34} {dropped} of {number} dropped", "");
+    let (mut producer, mut consumer) = feedback_ring(1 << 12);
+    let plan = Plan { kernel: 1, launch: 0, epoch: 0, report_every: 1 };
+    let flags = OutcomeFlags::NONE;
+    let mut number = 0;
+    report("feedback push", timer_ns, || {
+        number += 1;
+        let context = ContextKey(number);
+        let outcome = Outcome { context, plan, ticket: None, flags, nanoseconds: number };
+        if !producer.push(outcome) {
+            consumer.drain().for_each(|outcome| {
+                black_box(outcome);
+            });
+        }
     });
+    assert!(consumer.dropped() <= number >> 12);
 }
 
 /// Times `call` singly and in batches and prints a line.
