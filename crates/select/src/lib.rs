@@ -41,13 +41,14 @@
 //! assert_eq!(decision.reason.as_str(), "heuristic");
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 mod catalogue;
 mod config;
 mod decision;
 mod error;
 mod explain;
+pub mod hot;
 mod policy;
 mod request;
 mod rules;

@@ -1,0 +1,69 @@
+//! Looking plans up and reporting outcomes allocates nothing.
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+
+use trellect_select::hot::{
+    ContextKey, Outcome, OutcomeFlags, Plan, PlanBoard, PlanTable, feedback_ring,
+};
+
+struct Counting;
+
+thread_local! {
+    /// By thread, since the test harness allocates on its own.
+    static ALLOCATIONS: Cell<usize> = const { Cell::new(0) };
+}
+
+// SAFETY: every method hands over to the system's allocator unchanged.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        ALLOCATIONS.set(ALLOCATIONS.get() + 1);
+        // SAFETY: the caller's promise.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        // Freeing on the path would be as slow.
+        ALLOCATIONS.set(ALLOCATIONS.get() + 1);
+        // SAFETY: the caller's promise.
+        unsafe { System.dealloc(pointer, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+fn table(epoch: u16) -> PlanTable {
+    PlanTable::new(
+        (0..4096)
+            .map(|key| (ContextKey(key), Plan { kernel: 1, launch: 0, epoch, report_every: 5 })),
+    )
+}
+
+#[test]
+fn the_path_allocates_and_frees_nothing() {
+    let board = PlanBoard::new(table(0));
+    let mut reader = board.reader();
+    let (mut producer, mut consumer) = feedback_ring(4096);
+    let mut outcomes = 0;
+    for epoch in 1..4 {
+        // The first lookups below move on to this table and leave the one before to be freed.
+        board.publish(table(epoch));
+        let before = ALLOCATIONS.get();
+        for key in 0..5000 {
+            let context = ContextKey(key);
+            let selected = reader.select(context);
+            let Some(selected) = selected else {
+                assert!(key >= 4096);
+                continue;
+            };
+            assert_eq!(selected.plan.epoch, epoch);
+            let (plan, ticket) = (selected.plan, selected.ticket);
+            let flags = OutcomeFlags::NONE;
+            producer.push(Outcome { context, plan, ticket, flags, nanoseconds: 1 });
+        }
+        outcomes += consumer.drain().count();
+        assert_eq!(ALLOCATIONS.get() - before, 0);
+    }
+    assert_eq!(outcomes, 3 * 4096);
+}
