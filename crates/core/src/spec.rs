@@ -66,6 +66,7 @@ impl KernelSpec {
     ///
     /// # Errors
     /// The first [`WhyNot`] otherwise.
+    #[inline]
     pub fn can_compute(&self, facts: &CallFacts<'_>) -> Result<(), WhyNot> {
         if !self.tokens.contains(facts.num_tokens) {
             return Err(WhyNot::Tokens { found: facts.num_tokens, accepted: self.tokens });
@@ -86,6 +87,7 @@ impl KernelSpec {
     ///
     /// # Errors
     /// The first [`WhyNot`] otherwise.
+    #[inline]
     pub fn legal(&self, facts: &CallFacts<'_>) -> Result<(), WhyNot> {
         if self.class != facts.numeric {
             return Err(WhyNot::Class { found: self.class, wanted: facts.numeric });

@@ -9,6 +9,9 @@ pub struct RuleConfig {
     pub exploration_rate: f64,
     /// Memory pressure, 0 to 1, strictly above which the base kernel serves.
     pub memory_pressure_threshold: f64,
+    /// Latencies kept per kernel and bucket, at least 1; the latest count. Below
+    /// [`MIN_TIMINGS`](crate::MIN_TIMINGS) the history never decides.
+    pub history_len: usize,
     /// Seed of the exploration; equal seeds and equal requests give equal decisions. `None`: each
     /// policy takes one of its own, see [`RulePolicy::seed`](crate::RulePolicy::seed).
     pub seed: Option<u64>,
@@ -17,11 +20,12 @@ pub struct RuleConfig {
 }
 
 impl Default for RuleConfig {
-    /// Exploration 0.05, pressure threshold 0.9, no seed, the default thresholds.
+    /// Exploration 0.05, pressure threshold 0.9, 100 latencies, no seed, the default thresholds.
     fn default() -> Self {
         Self {
             exploration_rate: 0.05,
             memory_pressure_threshold: 0.9,
+            history_len: 100,
             seed: None,
             thresholds: Thresholds::default(),
         }
@@ -32,6 +36,9 @@ impl RuleConfig {
     pub(crate) fn check(&self) -> Result<(), ConfigError> {
         check_exploration_rate(self.exploration_rate)?;
         NotAShare::check("memory_pressure_threshold", self.memory_pressure_threshold)?;
+        if self.history_len == 0 {
+            return Err(ConfigError::NoHistory);
+        }
         self.thresholds.check()
     }
 }

@@ -1,6 +1,6 @@
 use std::fmt;
 
-use trellect_core::{Bits, Family, KernelId, NumericClass};
+use trellect_core::{Bits, Family, KernelId, KernelSpec, NumericClass};
 
 /// Which kernel serves a call, and everything that is reported about the choice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,9 +19,10 @@ pub struct Decision {
     pub bucket: Bucket,
     /// What the widths of the active experts look like; reported only.
     pub heuristic_family: HeuristicFamily,
-    /// The kernel that serves where nothing is explored; one of the candidates.
+    /// The kernel that the rules take without history and exploration; one of the candidates.
     pub baseline_kernel: KernelId,
-    /// Whether the kernel was tried instead of the baseline.
+    /// Whether exploration decided: another kernel was tried than would have served, or the two
+    /// were run against each other.
     pub explored: bool,
     /// The plain name of the rules' choice, where it could not serve.
     pub fallback_from: Option<KernelId>,
@@ -31,6 +32,11 @@ impl Decision {
     /// Whether the kernel is less exact than asked for.
     pub fn numeric_downgrade(&self) -> bool {
         self.class > self.class_asked
+    }
+
+    /// The same with another legal kernel of the class asked for in its place.
+    pub(crate) fn replaced_by(&self, spec: &KernelSpec, reason: Reason) -> Self {
+        Self { kernel: spec.id, reason, tile_n: spec.tile_n, fallback_from: None, ..*self }
     }
 
     /// What to tell the user where the rules' choice could not serve.
@@ -51,8 +57,11 @@ impl Decision {
 pub enum Reason {
     /// `memory_pressure`: pressure above the threshold, so the base kernel.
     MemoryPressure,
-    /// `exploration`: another legal kernel, drawn at random.
+    /// `exploration`: another legal kernel, drawn at random, or the winner of a paired test.
     Exploration,
+    /// `feedback_optimization`: another legal kernel, significantly faster in this bucket's
+    /// history.
+    FeedbackOptimization,
     /// `activation_pattern_skewed`: one expert has most of the work, so the standard kernel of the
     /// table's row and no specialised one.
     ActivationPatternSkewed,
@@ -68,9 +77,10 @@ pub enum Reason {
 
 impl Reason {
     /// Every reason.
-    pub const ALL: [Reason; 7] = [
+    pub const ALL: [Reason; 8] = [
         Self::MemoryPressure,
         Self::Exploration,
+        Self::FeedbackOptimization,
         Self::ActivationPatternSkewed,
         Self::Heuristic,
         Self::FallbackAvailability,
@@ -83,6 +93,7 @@ impl Reason {
         match self {
             Self::MemoryPressure => "memory_pressure",
             Self::Exploration => "exploration",
+            Self::FeedbackOptimization => "feedback_optimization",
             Self::ActivationPatternSkewed => "activation_pattern_skewed",
             Self::Heuristic => "heuristic",
             Self::FallbackAvailability => "fallback_availability",

@@ -1,4 +1,4 @@
-use trellect_core::Rejection;
+use trellect_core::{KernelId, Rejection};
 
 /// A number that should be a share and is not: NaN, infinite, or outside 0 to 1.
 #[derive(Clone, Copy, Debug, PartialEq, thiserror::Error)]
@@ -17,6 +17,32 @@ impl NotAShare {
     }
 }
 
+/// A number that should be a latency and is not: NaN, infinite or negative.
+#[derive(Clone, Copy, Debug, PartialEq, thiserror::Error)]
+#[error("latency_ms is {found}: expected a finite number, 0 or more")]
+pub struct LatencyError {
+    /// The value found.
+    pub found: f64,
+}
+
+impl LatencyError {
+    pub(crate) fn check(found: f64) -> Result<(), Self> {
+        if found.is_finite() && found >= 0.0 { Ok(()) } else { Err(Self { found }) }
+    }
+}
+
+/// A latency that is not recorded.
+#[derive(Clone, Copy, Debug, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum RecordError {
+    /// A call without tokens; no kernel ran.
+    #[error("num_tokens is 0: expected 1 or more")]
+    NoTokens,
+    /// No latency.
+    #[error(transparent)]
+    Latency(#[from] LatencyError),
+}
+
 /// A configuration that no policy can have.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 #[non_exhaustive]
@@ -24,6 +50,9 @@ pub enum ConfigError {
     /// A share outside 0 to 1.
     #[error(transparent)]
     Share(#[from] NotAShare),
+    /// A history that holds nothing.
+    #[error("history_len is 0: expected 1 or more")]
+    NoHistory,
     /// Rows of the token table that do not ascend.
     #[error(
         "the token table starts its rows at prefill4_from {prefill4_from}, base_from {base_from} \
@@ -52,6 +81,14 @@ pub enum SelectError {
     /// A list of available kernels that lists none.
     #[error("the list of available kernels is empty: expected at least one, or no list")]
     NoneAvailable,
+    /// A benchmark that returned no latency.
+    #[error("the benchmark of {kernel} returned {found} ms: expected a finite number, 0 or more")]
+    Benchmark {
+        /// The kernel that was run.
+        kernel: KernelId,
+        /// What it returned.
+        found: f64,
+    },
     /// No candidate may serve this call.
     #[error("no kernel can serve this call: {}", describe(refusals))]
     NothingLegal {

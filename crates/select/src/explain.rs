@@ -2,8 +2,10 @@ use std::fmt;
 
 use trellect_core::{KernelId, WhyNot};
 
+use crate::feedback::{feedback, has_drifted};
+use crate::history::History;
 use crate::rules::Rules;
-use crate::{Decision, Reason, SelectError};
+use crate::{Decision, Reason, SelectError, Timings, WelchTest};
 
 /// A decision and what became of every candidate.
 #[derive(Clone, Debug, PartialEq)]
@@ -19,12 +21,47 @@ pub struct Explanation {
 }
 
 /// A candidate and what became of it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Considered {
     /// The candidate.
     pub kernel: KernelId,
     /// What became of it.
     pub verdict: Verdict,
+    /// Its history in the call's bucket, where it has one.
+    pub evidence: Option<Evidence>,
+}
+
+impl Considered {
+    /// A kernel that may not serve, and of which nothing else is said.
+    pub const fn refused(kernel: KernelId, why: WhyNot) -> Self {
+        Self { kernel, verdict: Verdict::Refused(why), evidence: None }
+    }
+}
+
+/// What the history says of a candidate.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Evidence {
+    /// How often it was timed and how long it took.
+    pub timings: Timings,
+    /// Its comparison with [`Decision::baseline_kernel`], where it is another legal kernel and both
+    /// were timed often enough.
+    pub against_baseline: Option<WelchTest>,
+    /// Whether it is faster by that test but its moving average is not, so that it is not preferred.
+    pub drifted: bool,
+}
+
+impl fmt::Display for Evidence {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Timings { n, mean_ms, ema_ms, .. } = self.timings;
+        write!(f, "n = {n}, mean {mean_ms:.4} ms, EMA {ema_ms:.4} ms")?;
+        if let Some(test) = self.against_baseline {
+            write!(f, ", t = {:.3}, p = {:.2e}", test.t, test.p_value())?;
+        }
+        if self.drifted {
+            f.write_str(", drifted")?;
+        }
+        Ok(())
+    }
 }
 
 /// What became of a candidate.
@@ -49,15 +86,25 @@ impl fmt::Display for Verdict {
 }
 
 impl Explanation {
-    pub(crate) fn new(rules: &Rules<'_>) -> Result<Self, SelectError> {
-        let decision = rules.baseline()?;
+    pub(crate) fn new(rules: &Rules<'_>, history: &History) -> Result<Self, SelectError> {
+        let baseline = rules.baseline()?;
+        let decision = feedback(rules, &baseline, history).unwrap_or(baseline);
+        let own = history.timings(baseline.kernel, baseline.bucket);
         let considered = rules.candidates.iter().map(|spec| {
             let verdict = match rules.request.legal_as(spec, decision.class_asked) {
                 _ if spec.id == decision.kernel => Verdict::Chosen(decision.reason),
                 Ok(()) => Verdict::Alternative,
                 Err(why) => Verdict::Refused(why),
             };
-            Considered { kernel: spec.id, verdict }
+            let comparable = spec.id != baseline.kernel && !matches!(verdict, Verdict::Refused(_));
+            let evidence = history.timings(spec.id, baseline.bucket).map(|timings| {
+                let own = own.filter(|_| comparable);
+                let against_baseline = own.and_then(|own| WelchTest::compare(&timings, &own));
+                let faster = against_baseline.is_some_and(|test| test.says_faster());
+                let drifted = faster && own.is_some_and(|own| has_drifted(&timings, &own));
+                Evidence { timings, against_baseline, drifted }
+            });
+            Considered { kernel: spec.id, verdict, evidence }
         });
         let exploration_rate = match rules.alternatives(&decision).next() {
             Some(_) => rules.config.exploration_rate,
@@ -85,7 +132,11 @@ impl fmt::Display for Explanation {
         let name = |considered: &Considered| considered.kernel.to_string();
         let width = self.considered.iter().map(|c| name(c).len()).max().unwrap_or(0);
         for considered in &self.considered {
-            writeln!(f, "  {:width$}  {}", name(considered), considered.verdict)?;
+            write!(f, "  {:width$}  {}", name(considered), considered.verdict)?;
+            match considered.evidence {
+                Some(evidence) => writeln!(f, " ({evidence})")?,
+                None => writeln!(f)?,
+            }
         }
         Ok(())
     }

@@ -2,24 +2,36 @@ use std::hash::{BuildHasher, RandomState};
 
 use chacha20::ChaCha8Rng;
 use rand::{RngExt, SeedableRng};
-use trellect_core::KernelSpec;
+use trellect_core::{KernelId, KernelSpec};
 
 use crate::config::check_exploration_rate;
+use crate::feedback::feedback;
+use crate::history::History;
+use crate::paired::{PairedResult, PairedTest};
 use crate::rules::Rules;
 use crate::{
-    ConfigError, Decision, Explanation, Reason, Request, RuleConfig, SelectError, Statistics,
+    ConfigError, Decision, Explanation, HistoryRow, LatencyError, Reason, RecordError, Request,
+    RuleConfig, SelectError, Statistics,
 };
 
-/// The rule policy: its configuration, its random numbers and its counters.
+/// The rule policy: its configuration, its history, its random numbers and its counters.
 ///
 /// The rules and their order are in the [crate's documentation](crate). A policy belongs to one
-/// caller; two policies share nothing.
+/// caller, [`SharedRulePolicy`](crate::SharedRulePolicy) to several; two policies share nothing.
+/// Selecting records no latency, and recording one selects nothing.
 #[derive(Debug)]
 pub struct RulePolicy {
     config: RuleConfig,
     seed: u64,
     rng: ChaCha8Rng,
+    history: History,
     statistics: Statistics,
+}
+
+/// A selection that is made, or that waits for a paired test.
+pub(crate) enum Planned {
+    Decided(Decision),
+    Test(PairedTest),
 }
 
 impl RulePolicy {
@@ -31,7 +43,8 @@ impl RulePolicy {
         config.check()?;
         let seed = config.seed.unwrap_or_else(fresh_seed);
         let rng = ChaCha8Rng::seed_from_u64(seed);
-        Ok(Self { config, seed, rng, statistics: Statistics::default() })
+        let (history, statistics) = (History::default(), Statistics::default());
+        Ok(Self { config, seed, rng, history, statistics })
     }
 
     /// The configuration.
@@ -67,12 +80,56 @@ impl RulePolicy {
         request: &Request<'_>,
         candidates: &[KernelSpec],
     ) -> Result<Decision, SelectError> {
-        request.check()?;
-        let rules = Rules { config: &self.config, request, candidates };
-        let baseline = rules.baseline()?;
-        let decision = explore(&mut self.rng, &rules, &baseline).unwrap_or(baseline);
+        let (incumbent, challenger) = self.decide(request, candidates)?;
+        let decision = challenger.unwrap_or(incumbent);
         self.statistics.count(decision.reason);
         Ok(decision)
+    }
+
+    /// As [`select`](Self::select), but exploration is a paired test: `benchmark` runs the kernel
+    /// that would have served and its challenger, [`PAIRS`](crate::PAIRS) times each, as ABBA or
+    /// BAAB by a drawn coin, and returns each run's milliseconds.
+    ///
+    /// All latencies are recorded, the test is counted, and the winner (the challenger only where
+    /// it is faster by more than [`TIE_BAND`](crate::TIE_BAND)) serves this call, for
+    /// [`Reason::Exploration`]. Without exploration `benchmark` is not called.
+    ///
+    /// # Errors
+    /// As [`select`](Self::select), and [`SelectError::Benchmark`] at the first latency that is
+    /// none; NaN therefore says that a run failed. Nothing of the test is then recorded or counted.
+    pub fn select_with_benchmark(
+        &mut self,
+        request: &Request<'_>,
+        candidates: &[KernelSpec],
+        benchmark: &mut dyn FnMut(KernelId) -> f64,
+    ) -> Result<Decision, SelectError> {
+        match self.plan_with_benchmark(request, candidates)? {
+            Planned::Decided(decision) => Ok(decision),
+            Planned::Test(test) => Ok(self.finish(&test.run(benchmark)?)),
+        }
+    }
+
+    /// Notes that `kernel` took `latency_ms` for a call of `num_tokens` tokens.
+    ///
+    /// The kernel need not be a candidate of any selection. The latency joins the latest
+    /// [`history_len`](RuleConfig::history_len) ones of the kernel in the call's bucket, in constant
+    /// time on average and without allocation once that window has been filled.
+    ///
+    /// # Errors
+    /// [`RecordError`] names the value that is refused; the history stays as it was.
+    pub fn record(
+        &mut self,
+        kernel: KernelId,
+        num_tokens: usize,
+        latency_ms: f64,
+    ) -> Result<(), RecordError> {
+        if num_tokens == 0 {
+            return Err(RecordError::NoTokens);
+        }
+        LatencyError::check(latency_ms)?;
+        let bucket = self.config.thresholds.bucket(num_tokens);
+        self.history.push(kernel, bucket, latency_ms, self.config.history_len);
+        Ok(())
     }
 
     /// Tells what would become of every candidate where nothing is explored. Draws no random number
@@ -86,7 +143,7 @@ impl RulePolicy {
         candidates: &[KernelSpec],
     ) -> Result<Explanation, SelectError> {
         request.check()?;
-        Explanation::new(&Rules { config: &self.config, request, candidates })
+        Explanation::new(&Rules { config: &self.config, request, candidates }, &self.history)
     }
 
     /// What has been selected so far.
@@ -94,30 +151,75 @@ impl RulePolicy {
         &self.statistics
     }
 
-    /// Forgets what has been selected; the configuration and the random numbers go on.
-    pub fn reset(&mut self) {
+    /// Number of kernels with a history in any bucket.
+    pub fn tracked_kernels(&self) -> usize {
+        self.history.tracked_kernels()
+    }
+
+    /// What has been recorded: a row per kernel and bucket, in the order of buckets and names.
+    pub fn history(&self) -> Vec<HistoryRow> {
+        self.history.table()
+    }
+
+    /// Forgets what has been recorded and selected. The configuration stays, and the random numbers
+    /// go on where they were: only a new policy with the same seed repeats a run.
+    pub fn reset_history(&mut self) {
+        self.history = History::default();
         self.statistics = Statistics::default();
+    }
+
+    pub(crate) fn plan_with_benchmark(
+        &mut self,
+        request: &Request<'_>,
+        candidates: &[KernelSpec],
+    ) -> Result<Planned, SelectError> {
+        let (incumbent, challenger) = self.decide(request, candidates)?;
+        Ok(match challenger {
+            Some(challenger) => {
+                Planned::Test(PairedTest::draw(&mut self.rng, incumbent, challenger))
+            }
+            None => {
+                self.statistics.count(incumbent.reason);
+                Planned::Decided(incumbent)
+            }
+        })
+    }
+
+    pub(crate) fn finish(&mut self, result: &PairedResult) -> Decision {
+        let decision = result.decision();
+        for (kernel, latency_ms) in result.latencies() {
+            self.history.push(kernel, decision.bucket, latency_ms, self.config.history_len);
+        }
+        self.statistics.count_test(result.incumbent_stands());
+        self.statistics.count(decision.reason);
+        decision
+    }
+
+    /// Who serves without exploration, and who is tried instead.
+    fn decide(
+        &mut self,
+        request: &Request<'_>,
+        candidates: &[KernelSpec],
+    ) -> Result<(Decision, Option<Decision>), SelectError> {
+        request.check()?;
+        let rules = Rules { config: &self.config, request, candidates };
+        let baseline = rules.baseline()?;
+        let incumbent = feedback(&rules, &baseline, &self.history).unwrap_or(baseline);
+        Ok((incumbent, explore(&mut self.rng, &rules, &incumbent)))
     }
 }
 
-fn explore(rng: &mut ChaCha8Rng, rules: &Rules<'_>, baseline: &Decision) -> Option<Decision> {
+fn explore(rng: &mut ChaCha8Rng, rules: &Rules<'_>, incumbent: &Decision) -> Option<Decision> {
     let rate = rules.config.exploration_rate;
     if rate == 0.0 || !rng.random_bool(rate) {
         return None;
     }
-    let count = rules.alternatives(baseline).count();
+    let count = rules.alternatives(incumbent).count();
     if count == 0 {
         return None;
     }
-    let spec = rules.alternatives(baseline).nth(rng.random_range(0..count))?;
-    Some(Decision {
-        kernel: spec.id,
-        reason: Reason::Exploration,
-        tile_n: spec.tile_n,
-        explored: true,
-        fallback_from: None,
-        ..*baseline
-    })
+    let spec = rules.alternatives(incumbent).nth(rng.random_range(0..count))?;
+    Some(Decision { explored: true, ..incumbent.replaced_by(spec, Reason::Exploration) })
 }
 
 /// A number from the keys that std draws for its hash maps: the only entropy that std offers.

@@ -11,11 +11,14 @@ pub(crate) struct Rules<'a> {
 }
 
 impl<'a> Rules<'a> {
-    /// The decision of every rule but exploration.
+    /// The decision of every rule but exploration and feedback.
     pub(crate) fn baseline(&self) -> Result<Decision, SelectError> {
         let (choice, reason) = self.choice();
         let asked = self.request.call.numeric;
-        if let Some(spec) = self.legal_as(asked).find(|spec| spec.id.plain() == choice) {
+        let serves = |spec: &&KernelSpec| {
+            is_named(spec, choice) && self.request.legal_as(spec, asked).is_ok()
+        };
+        if let Some(spec) = self.candidates.iter().find(serves) {
             return Ok(self.decision(spec, reason, None));
         }
         match self.substitute(choice) {
@@ -24,14 +27,14 @@ impl<'a> Rules<'a> {
         }
     }
 
-    /// What exploration may try instead of the baseline.
+    /// The legal candidates that may serve instead of a decision's kernel.
     pub(crate) fn alternatives(
         &self,
-        baseline: &Decision,
+        decision: &Decision,
     ) -> impl Iterator<Item = &'a KernelSpec> + use<'a> {
-        let kernel = baseline.kernel;
-        let open = !self.memory_is_tight() && baseline.class == baseline.class_asked;
-        let legal = self.legal_as(baseline.class_asked);
+        let kernel = decision.kernel;
+        let open = !self.memory_is_tight() && decision.class == decision.class_asked;
+        let legal = self.legal_as(decision.class_asked);
         legal.filter(move |spec| open && spec.id != kernel)
     }
 
@@ -57,7 +60,7 @@ impl<'a> Rules<'a> {
             && rest.iter().all(|other| other == tuple)
             && self.config.thresholds.specialised_decode.contains(tuple);
         let class = self.request.call.numeric;
-        let exists = |spec: &KernelSpec| spec.class == class && spec.id.plain() == special;
+        let exists = |spec: &KernelSpec| spec.class == class && is_named(spec, special);
         (wanted && self.candidates.iter().any(exists)).then_some(special)
     }
 
@@ -109,7 +112,7 @@ impl<'a> Rules<'a> {
     /// since more memory would bring the choice back.
     fn fallback_reason(&self, choice: KernelId) -> Reason {
         let asked = self.request.call.numeric;
-        let namesakes = self.candidates.iter().filter(|spec| spec.id.plain() == choice);
+        let namesakes = self.candidates.iter().filter(|spec| is_named(spec, choice));
         let mut reason = Reason::FallbackAvailability;
         for why in namesakes.filter_map(|spec| self.request.legal_as(spec, asked).err()) {
             match why {
@@ -133,7 +136,9 @@ impl<'a> Rules<'a> {
 
     fn legal_as(&self, class: NumericClass) -> impl Iterator<Item = &'a KernelSpec> + use<'a> {
         let request = self.request;
-        self.candidates.iter().filter(move |spec| request.legal_as(spec, class).is_ok())
+        self.candidates
+            .iter()
+            .filter(move |spec| spec.class == class && request.legal_as(spec, class).is_ok())
     }
 
     fn memory_is_tight(&self) -> bool {
@@ -163,4 +168,10 @@ impl<'a> Rules<'a> {
             fallback_from,
         }
     }
+}
+
+/// Whether `spec` is an implementation of the plain name `name`.
+fn is_named(spec: &KernelSpec, name: KernelId) -> bool {
+    let KernelId { family, fp32_acc, tuple, variant: _ } = spec.id;
+    (family, fp32_acc, tuple) == (name.family, name.fp32_acc, name.tuple)
 }

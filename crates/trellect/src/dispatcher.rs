@@ -9,7 +9,7 @@ use trellect_core::{
 use trellect_exl3::MoeLayer;
 use trellect_select::{
     ConfigError, Considered, Decision, Explanation, Request, RuleConfig, RulePolicy, SelectError,
-    Statistics, Verdict,
+    Statistics,
 };
 
 use crate::{ActivationPattern, Fallback, Report};
@@ -218,16 +218,14 @@ impl Dispatcher {
         let facts = self.facts(routing, &tuples);
         let request = self.request(facts, &widths, &report, self.available.as_deref());
         let mut explanation = self.policy.explain(&request, &self.candidates)?;
-        let failed = self.quarantined.iter().map(|&kernel| {
-            let why = WhyNot::Quarantined { failures: 1 };
-            Considered { kernel, verdict: Verdict::Refused(why) }
-        });
+        let failed = self
+            .quarantined
+            .iter()
+            .map(|&kernel| Considered::refused(kernel, WhyNot::Quarantined { failures: 1 }));
         explanation.considered.extend(failed);
         let absent = self.layer.candidates().iter().filter_map(|c| c.as_ref().err());
-        explanation.considered.extend(absent.map(|rejection| Considered {
-            kernel: rejection.kernel,
-            verdict: Verdict::Refused(rejection.why.clone()),
-        }));
+        let absent = absent.map(|absent| Considered::refused(absent.kernel, absent.why.clone()));
+        explanation.considered.extend(absent);
         Ok(explanation)
     }
 

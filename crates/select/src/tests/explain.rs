@@ -1,7 +1,7 @@
 use trellect_core::WhyNot;
 
 use super::*;
-use crate::{Considered, Reason, Verdict};
+use crate::{Considered, Reason};
 
 #[test]
 fn every_candidate_has_a_verdict() {
@@ -73,10 +73,10 @@ fn explaining_changes_nothing_and_tells_of_exploration() {
 #[test]
 fn callers_may_add_kernels_that_cannot_run_here() {
     let mut explanation = policy(0.0).explain(&one_token(NumericClass::Half), &plain()).unwrap();
-    explanation.considered.push(Considered {
-        kernel: id("moe_trellis_swiglu_decode@cpu.amx"),
-        verdict: Verdict::Refused(WhyNot::MissingIsa("amx")),
-    });
+    explanation.considered.push(Considered::refused(
+        id("moe_trellis_swiglu_decode@cpu.amx"),
+        WhyNot::MissingIsa("amx"),
+    ));
     let text = explanation.to_string();
     let last = text.lines().last().unwrap();
     assert!(last.starts_with("  moe_trellis_swiglu_decode@cpu.amx "), "{last}");

@@ -1,14 +1,21 @@
+use chacha20::ChaCha8Rng;
+use rand::RngExt;
 use trellect_core::{BitTuple, CallFacts, KernelId, KernelSpec, NumericClass};
 
 use crate::{Request, RuleConfig, RulePolicy, Thresholds, catalogue};
 
+mod ab;
 mod backend;
 mod explain;
 mod exploration;
 mod fallback;
+mod feedback;
+mod history;
 mod properties;
+mod shared;
 mod table;
 mod validation;
+mod welch;
 
 fn id(name: &str) -> KernelId {
     name.parse().unwrap()
@@ -30,6 +37,18 @@ fn plain() -> Vec<KernelSpec> {
 fn policy(exploration_rate: f64) -> RulePolicy {
     RulePolicy::new(RuleConfig { exploration_rate, seed: Some(7), ..RuleConfig::default() })
         .unwrap()
+}
+
+/// Records latencies of a kernel at one token.
+fn record_all(policy: &mut RulePolicy, kernel: KernelId, latencies_ms: &[f64]) {
+    for latency_ms in latencies_ms {
+        policy.record(kernel, 1, *latency_ms).unwrap();
+    }
+}
+
+/// Normal noise of unit variance, near enough: the sum of twelve even ones.
+fn noise(rng: &mut ChaCha8Rng) -> f64 {
+    (0..12).map(|_| rng.random_range(-0.5..0.5)).sum()
 }
 
 fn one_token(numeric: NumericClass) -> Request<'static> {

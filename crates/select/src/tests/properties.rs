@@ -107,6 +107,17 @@ fn any_asked() -> impl Strategy<Value = Asked> {
     )
 }
 
+/// Index of a candidate, token count and latency. Few latencies, so that feedback often decides.
+fn any_records() -> impl Strategy<Value = Vec<(usize, usize, f64)>> {
+    let record = |kernel: usize, num_tokens: usize, base: u32| {
+        (0..6).map(move |i| (kernel, num_tokens, f64::from(base) + 0.1 * f64::from(i)))
+    };
+    let num_tokens = prop_oneof![Just(1usize), Just(8), Just(24), Just(512)];
+    proptest::collection::vec((0usize..16, num_tokens, 0u32..8), 0..40).prop_map(move |blocks| {
+        blocks.into_iter().flat_map(|(k, tokens, base)| record(k, tokens, base)).collect()
+    })
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(2000))]
 
@@ -115,11 +126,17 @@ proptest! {
         asked in any_asked(),
         candidates in any_candidates(),
         rate in prop_oneof![Just(0.0), Just(0.5), Just(1.0)],
+        records in any_records(),
     ) {
         let able: Vec<&KernelSpec> =
             candidates.iter().filter(|spec| asked.can_be_served_by(spec)).collect();
         let has = |class| able.iter().any(|spec| spec.class == class);
-        let got = match policy(rate).select(&asked.request(), &candidates) {
+        let mut policy = policy(rate);
+        for (kernel, num_tokens, latency_ms) in &records {
+            let spec = candidates.get(*kernel);
+            policy.record(spec.map_or(id("moe_trellis_swiglu"), |spec| spec.id), *num_tokens, *latency_ms).unwrap();
+        }
+        let got = match policy.select(&asked.request(), &candidates) {
             Ok(got) => got,
             Err(SelectError::NothingLegal { refusals }) => {
                 prop_assert!(!able.iter().any(|spec| spec.class <= asked.numeric));
@@ -131,7 +148,6 @@ proptest! {
         let spec = able.iter().find(|spec| spec.id == got.kernel).expect("legal");
         prop_assert_eq!((spec.class, spec.tile_n), (got.class, got.tile_n));
         prop_assert!(able.iter().any(|spec| spec.id == got.baseline_kernel));
-        prop_assert_eq!(got.explored, got.kernel != got.baseline_kernel);
         prop_assert_eq!(got.explored, got.reason == Reason::Exploration);
         prop_assert_eq!(got.fallback_from.is_some(), got.message().is_some());
         if got.class != asked.numeric {
@@ -140,7 +156,13 @@ proptest! {
         if got.numeric_downgrade() {
             prop_assert_eq!((asked.numeric, got.class), (NumericClass::Exact, NumericClass::Half));
         }
+        match got.reason {
+            Reason::FeedbackOptimization => prop_assert_ne!(got.kernel, got.baseline_kernel),
+            Reason::Exploration => {}
+            _ => prop_assert_eq!(got.kernel, got.baseline_kernel),
+        }
         if asked.memory_pressure > 0.9 {
+            prop_assert_eq!(got.kernel, got.baseline_kernel);
             prop_assert!(!got.explored);
         }
     }
@@ -158,8 +180,17 @@ proptest! {
     }
 
     #[test]
-    fn explaining_agrees_with_selecting(asked in any_asked(), candidates in any_candidates()) {
+    fn explaining_agrees_with_selecting(
+        asked in any_asked(),
+        candidates in any_candidates(),
+        records in any_records(),
+    ) {
         let mut policy = policy(0.0);
+        for (kernel, num_tokens, latency_ms) in &records {
+            if let Some(spec) = candidates.get(*kernel) {
+                policy.record(spec.id, *num_tokens, *latency_ms).unwrap();
+            }
+        }
         let request = asked.request();
         let explanation = policy.explain(&request, &candidates);
         let decision = policy.select(&request, &candidates);

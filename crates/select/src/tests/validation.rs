@@ -55,6 +55,34 @@ fn bad_configurations_are_named() {
 }
 
 #[test]
+fn a_history_holds_something() {
+    let config = RuleConfig { history_len: 0, ..RuleConfig::default() };
+    let error = RulePolicy::new(config).unwrap_err().to_string();
+    assert_eq!(error, "history_len is 0: expected 1 or more");
+    let longest = RuleConfig { history_len: usize::MAX, ..RuleConfig::default() };
+    let mut policy = RulePolicy::new(longest).unwrap();
+    policy.record(id("moe_trellis_swiglu"), usize::MAX, 1.0).unwrap();
+    assert_eq!(policy.history()[0].timings.n, 1);
+}
+
+#[test]
+fn bad_records_are_named_and_leave_no_trace() {
+    let mut policy = policy(0.5);
+    let kernel = id("moe_trellis_swiglu");
+    let error = policy.record(kernel, 0, 1.0).unwrap_err().to_string();
+    assert_eq!(error, "num_tokens is 0: expected 1 or more");
+    for found in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY, -1.0, -f64::MIN_POSITIVE] {
+        let error = policy.record(kernel, 1, found).unwrap_err().to_string();
+        assert_eq!(error, format!("latency_ms is {found}: expected a finite number, 0 or more"));
+    }
+    assert_eq!((policy.tracked_kernels(), policy.history()), (0, vec![]));
+    for edge in [0.0, -0.0, f64::MIN_POSITIVE, f64::MAX] {
+        policy.record(kernel, 1, edge).unwrap();
+    }
+    assert_eq!(policy.statistics().total_selections(), 0, "a record is no selection");
+}
+
+#[test]
 fn the_token_table_ascends() {
     for (prefill4_from, base_from, large_batch_from) in [(0, 17, 33), (18, 17, 33), (2, 34, 33)] {
         let thresholds =
@@ -74,6 +102,7 @@ fn names_are_stable() {
         [
             "memory_pressure",
             "exploration",
+            "feedback_optimization",
             "activation_pattern_skewed",
             "heuristic",
             "fallback_availability",
