@@ -26,6 +26,17 @@ impl Buffer {
         Some(Self { map: Some(map) })
     }
 
+    /// The same, every page already there, so that nobody waits for one later. Where the system
+    /// cannot do that, pages come as they are touched.
+    pub(crate) fn resident(len: usize) -> Option<Self> {
+        let buffer = Self::zeroed(len)?;
+        #[cfg(all(target_os = "linux", not(miri)))]
+        if let Some(map) = &buffer.map {
+            let _ = map.advise(memmap2::Advice::PopulateWrite);
+        }
+        Some(buffer)
+    }
+
     pub(crate) fn len(&self) -> usize {
         self.bytes().len()
     }

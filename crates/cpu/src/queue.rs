@@ -86,7 +86,7 @@ impl Queue for CpuQueue {
             let len = usize::try_from(needed).map_err(|_| error.clone())?;
             // The old workspace goes first: both at once may not fit.
             self.workspace = Buffer::zeroed(0).expect("no byte at all");
-            self.workspace = Buffer::zeroed(len).ok_or(error)?;
+            self.workspace = Buffer::resident(len).ok_or(error)?;
         }
         self.chunk.reserve(run.plan().chunk_pairs.min(num_pairs));
         Ok(())

@@ -8,8 +8,8 @@ use trellect_core::{
 };
 use trellect_exl3::MoeLayer;
 use trellect_select::{
-    ConfigError, Considered, Decision, Explanation, Request, RuleConfig, RulePolicy, SelectError,
-    Statistics,
+    ConfigError, Considered, Decision, Explanation, HistoryRow, Request, RuleConfig, RulePolicy,
+    SelectError, Statistics,
 };
 
 use crate::{ActivationPattern, Fallback, Report};
@@ -29,8 +29,8 @@ pub struct DispatcherOptions {
 }
 
 impl Default for DispatcherOptions {
-    /// Class `half`, every kernel, the default rules without exploration: as long as nothing learns
-    /// from a tried kernel, trying one is a loss.
+    /// Class `half`, every kernel, the default rules without exploration: a dispatcher tries other
+    /// kernels, and so learns whether one is faster, only where it is asked to.
     fn default() -> Self {
         let rules = RuleConfig { exploration_rate: 0.0, ..RuleConfig::default() };
         Self { numeric: NumericClass::Half, rules, available: None }
@@ -114,6 +114,11 @@ impl Dispatcher {
     /// Kernels that failed and are not used any more.
     pub fn quarantined(&self) -> &[KernelId] {
         &self.quarantined
+    }
+
+    /// What every kernel took so far, by row of the token table.
+    pub fn history(&self) -> Vec<HistoryRow> {
+        self.policy.history()
     }
 
     /// What has been selected so far.
@@ -326,6 +331,7 @@ impl Dispatcher {
         }
     }
 
+    /// Runs `kernel` on a call with tokens and tells the policy how long it took.
     fn launch(
         &mut self,
         kernel: KernelId,
@@ -333,12 +339,20 @@ impl Dispatcher {
         out: &mut [f32],
     ) -> Result<Option<Duration>, LaunchError> {
         let launch = self.queue.launch(kernel, call, out)?;
-        let mut latency = None;
+        let mut latency: Option<Duration> = None;
         self.queue.harvest(&mut |time| {
             if time.launch == launch {
                 latency = Some(time.elapsed);
             }
         });
+        if let Some(latency) = latency {
+            let recorded = self.policy.record(
+                kernel,
+                call.routing().num_tokens(),
+                latency.as_secs_f64() * 1e3,
+            );
+            recorded.expect("a call with tokens, and a duration is finite and not negative");
+        }
         Ok(latency)
     }
 

@@ -11,7 +11,7 @@ use trellect::core::{
 use trellect::cpu::{CpuBackend, CpuOptions};
 use trellect::exl3::oracle;
 use trellect::exl3::synth::{self, OwnedLayer, SynthSpec};
-use trellect::select::Verdict;
+use trellect::select::{RuleConfig, Verdict};
 use trellect::{Dispatcher, DispatcherOptions, ForwardError};
 use trellect_testkit::relative_error;
 
@@ -292,6 +292,25 @@ fn a_named_kernel_runs_or_says_why_not() {
     assert_eq!(report.kernel.expect("ran").family, Family::Grouped);
     assert!(run("moe_trellis_swiglu_decode").unwrap_err().to_string().contains("2 tokens"));
     assert!(run("moe_trellis_swiglu_decode_8_8_8").unwrap_err().to_string().contains("no such"));
+}
+
+/// Every launch is recorded; a dispatcher that explores finds kernels that are faster here.
+#[test]
+fn latencies_are_recorded_and_exploring_times_other_kernels() {
+    let rules =
+        RuleConfig { exploration_rate: 1.0, seed: Some(7), ..DispatcherOptions::default().rules };
+    let options = DispatcherOptions { rules, ..DispatcherOptions::default() };
+    let mut dispatcher = dispatcher(&[], PLENTY, options);
+    let hidden = synth::hidden(4, SHAPE.0, 1);
+    let routing = synth::routing(4, SHAPE.2, 2, 5).expect("valid");
+    for _ in 0..60 {
+        let (_, report) = dispatcher.forward(Hidden::F16(&hidden), &routing).expect("runs");
+        assert_eq!(report.reason(), "exploration");
+    }
+    let history = dispatcher.history();
+    assert!(history.len() > 3, "several kernels were tried");
+    assert_eq!(history.iter().map(|row| row.timings.n).sum::<usize>(), 60);
+    assert!(history.iter().all(|row| row.timings.mean_ms > 0.0));
 }
 
 /// Two dispatchers on two threads share a layer and its threads; each sees its own results.

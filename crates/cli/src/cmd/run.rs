@@ -21,7 +21,7 @@ use trellect::exl3::MoeLayer;
 use trellect::select::RuleConfig;
 use trellect::{Dispatcher, DispatcherOptions};
 
-use crate::args::{DeviceArgs, SynthLayerArgs, parse_numeric, parse_tokens};
+use crate::args::{DeviceArgs, SynthLayerArgs, parse_numeric, parse_share, parse_tokens};
 use crate::output;
 use crate::peak_memory::peak_memory_bytes;
 use crate::progress::Progress;
@@ -38,6 +38,7 @@ Exit code 1 when it is above the limit of the kernel's numeric class.
 Examples:
   trellect run --shape 256x128x8x2
   trellect run --shape 256x128x8x2 --bits 6,2,3 --tokens 1,8 --numeric exact --json
+  trellect run --shape 256x128x8x2 --tokens 4 --repeat 200 --exploration 0.2
   trellect run --shape 256x128x8x2 --kernel moe_trellis_swiglu --threads 1
   trellect run --model tiny-model --layer 1 --tokens 1,4";
 
@@ -76,6 +77,11 @@ pub(crate) struct RunArgs {
     /// Timed launches per row [default: about 0.3 s of them, at least 3].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     repeat: Option<u32>,
+    /// Probability that a launch tries another legal kernel; what was tried and proved faster
+    /// serves from then on.
+    #[arg(long, value_name = "RATE", default_value_t = 0.0, value_parser = parse_share,
+          conflicts_with = "kernel")]
+    exploration: f64,
     /// Seed of everything random.
     #[arg(long, value_name = "N", default_value_t = 0)]
     seed: u64,
@@ -110,7 +116,11 @@ pub(crate) fn run(args: &RunArgs) -> anyhow::Result<()> {
     let layer_report =
         LayerReport::new(&source, &layer, prepared.prepared_bytes(), prepare_seconds);
 
-    let rules = RuleConfig { exploration_rate: 0.0, ..RuleConfig::default() };
+    let rules = RuleConfig {
+        exploration_rate: args.exploration,
+        seed: Some(args.seed),
+        ..RuleConfig::default()
+    };
     let options = DispatcherOptions { numeric: args.numeric, rules, available: None };
     let dispatcher = Dispatcher::new(backend, prepared, options)?;
     let kernel = kernel.map(|spec| spec.id);
