@@ -134,8 +134,8 @@ pub struct Round {
     pub seed: u64,
     /// Rows of every expert.
     pub loads: Vec<u32>,
-    /// Median memory bandwidth measured between the launches of this round, in GiB/s; 0 where it
-    /// was not measured.
+    /// Median memory bandwidth measured between the launches of this round, in GiB/s
+    /// to two places; 0 where it was not measured.
     pub ceiling_gib_per_s: f64,
     /// The processor's clock after the round, in kHz, where the system tells it.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -147,7 +147,7 @@ pub fn record(
                 layer,
                 seed: round as u64,
                 loads: Workload::of(&shape, &inputs.routing).loads().to_vec(),
-                ceiling_gib_per_s: median(ceilings).unwrap_or(0.0),
+                ceiling_gib_per_s: (median(ceilings).unwrap_or(0.0) * 100.0).round() / 100.0,
                 clock_khz: clock_khz(),
             });
             done += 1;
