@@ -209,6 +209,6 @@ mod tests {
         assert_eq!((fields, found.variance_factor()), (vec!["os", "driver"], 4.0));
         let both = compare(&here, &moved.with_hard("device", "another"));
         assert_eq!((both.differences().len(), both.variance_factor()), (3, 16.0));
-        assert_ne!(here.id(), here.clone().with_soft("os", "plan9").id());
+        assert_ne!(here.id(), here.with_soft("os", "plan9").id());
     }
 }

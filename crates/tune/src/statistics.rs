@@ -213,7 +213,7 @@ mod tests {
             let m2: f64 = logs.iter().map(|ln| (ln - mean).powi(2)).sum();
             prop_assert!((statistics.mean_ln().unwrap() - mean).abs() < 1e-9);
             prop_assert!((statistics.m2_ln() - m2).abs() < 1e-6);
-            let mut sorted = samples.clone();
+            let mut sorted = samples;
             sorted.sort_unstable();
             let median = sorted[sorted.len().div_ceil(2) - 1] as f64;
             let found = statistics.quantile_ns(0.5).unwrap() as f64;
