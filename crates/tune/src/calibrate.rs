@@ -22,6 +22,9 @@ pub const DEFAULT_BUDGET: Duration = Duration::from_millis(200);
 /// How much slower than the slowest kernel seen one may be that has not been run yet.
 const UNSEEN_FACTOR: f64 = 4.0;
 
+/// The share of the budget after which the best implementations of every name make room for others.
+const BEST_SHARE: f64 = 0.75;
+
 /// Probes as (tokens, experts per token, experts in all), cheap and telling ones first. Experts
 /// beyond the layer's are cut.
 const PROBES: [(usize, usize, usize); 12] = [
@@ -102,14 +105,16 @@ struct Probe {
 /// A kernel on its way through the probes.
 struct Probed {
     spec: KernelSpec,
+    /// Whether it is the best of its name.
+    best: bool,
     /// Every probe that was launched, with its nanoseconds.
     times: Vec<(usize, f64)>,
 }
 
 /// Probes the kernels of class `numeric` on prepared layers and fits their models.
 ///
-/// Kernels take turns, best first, each with the next of its probes, until all probes were launched
-/// or `budget` is spent. A launch is left out when, going by what its kernel (or, before its first
+/// Kernels take turns, each with the next of its probes, until all probes were launched or `budget`
+/// is spent; three quarters of it go to the best implementation of every name first. A launch is left out when, going by what its kernel (or, before its first
 /// launch, the slowest kernel so far) has shown, it would not end in time; so the budget is passed
 /// by one launch at most, one that took longer than predicted.
 ///
@@ -131,8 +136,9 @@ pub fn calibrate(
     let mut kernels = in_turn(layers, numeric);
     let mut slowest_ns_per_mac = 0.0f64;
 
-    for (index, probe) in probes.iter().enumerate() {
-        for kernel in &mut kernels {
+    for (index, probe, best) in turns(&probes) {
+        let budget = if best { budget.mul_f64(BEST_SHARE) } else { budget };
+        for kernel in kernels.iter_mut().filter(|kernel| kernel.best == best) {
             if !legal(&kernel.spec, probe, numeric) {
                 continue;
             }
@@ -161,6 +167,12 @@ pub fn calibrate(
     Ok(Calibration { kernels, unprobed, elapsed: start.elapsed() })
 }
 
+/// Every probe for the best kernels, then every probe for the others.
+fn turns(probes: &[Probe]) -> impl Iterator<Item = (usize, &Probe, bool)> {
+    let pass = |best| probes.iter().enumerate().map(move |(index, probe)| (index, probe, best));
+    pass(true).chain(pass(false))
+}
+
 /// The kernels of all layers, the best of every family first, then the second best, and so on.
 fn in_turn(layers: &[Arc<dyn PreparedLayer>], numeric: NumericClass) -> Vec<Probed> {
     let mut ranked: Vec<(usize, KernelSpec)> = Vec::new();
@@ -172,7 +184,10 @@ fn in_turn(layers: &[Arc<dyn PreparedLayer>], numeric: NumericClass) -> Vec<Prob
         }
     }
     ranked.sort_by_key(|(rank, _)| *rank);
-    ranked.into_iter().map(|(_, spec)| Probed { spec, times: Vec::new() }).collect()
+    ranked
+        .into_iter()
+        .map(|(rank, spec)| Probed { spec, best: rank == 0, times: Vec::new() })
+        .collect()
 }
 
 /// All probes of all layers; probe `i` of every layer before probe `i + 1` of any.
@@ -312,7 +327,7 @@ mod tests {
         let noise = |i: usize| 1.0 + 0.02 * ((i * 7 % 5) as f64 - 2.0) / 2.0;
         let time = |i: usize| truth.predict_ns(&probes[i].work, 4) * noise(i);
         let times = (0..probes.len()).map(|i| (i, time(i))).collect();
-        let model = fit(&Probed { spec, times }, &probes).unwrap();
+        let model = fit(&Probed { spec, best: true, times }, &probes).unwrap();
         assert!(model.relative_error < 0.02, "{model:?}");
         for loads in [vec![50, 7, 0, 0, 1], vec![3; 8], vec![200]] {
             let work = Workload::new(layers[1].shape(), loads);

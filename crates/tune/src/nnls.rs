@@ -31,7 +31,8 @@ pub(crate) fn solve(rows: &[[f64; N]]) -> ([f64; N], f64) {
         }
         let beta: [f64; N] = std::array::from_fn(|j| beta[j] / scale[j]);
         let loss = loss(rows, &beta);
-        if loss < best.1 * (1.0 - 1e-9) {
+        // Gains within rounding are none.
+        if loss + 1e-9 * (rows.len() as f64) < best.1 {
             best = (beta, loss);
         }
     }
