@@ -1,0 +1,266 @@
+//! The history as several processes, damaged files and imports meet it.
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::num::NonZeroU64;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use trellect_core::NumericClass;
+use trellect_tune::fingerprint::Fingerprint;
+use trellect_tune::history::{History, HistoryError, ImportError, Outcome, Prune, Record};
+use trellect_tune::statistics::Statistics;
+
+const WRITER: &str = "TRELLECT_TEST_WRITER";
+const KERNEL: &str = "moe_trellis_swiglu_decode@cpu.avx2";
+
+fn environment() -> Fingerprint {
+    Fingerprint { hard: Default::default(), soft: Default::default() }.with_hard("device", "test")
+}
+
+fn record(context: u64, latencies: &[u64]) -> Record {
+    let mut statistics = Statistics::default();
+    latencies.iter().for_each(|&ns| statistics.observe(NonZeroU64::new(ns).unwrap()));
+    Record {
+        environment: environment().id(),
+        kernel: KERNEL.parse().unwrap(),
+        context,
+        class: NumericClass::Half,
+        statistics,
+        first_unix_s: 1_000,
+        last_unix_s: 2_000 + context % 100,
+    }
+}
+
+fn open(path: &Path) -> History {
+    let (history, outcome) = History::open(Some(path));
+    assert!(matches!(outcome, Outcome::Ready), "{outcome:?}");
+    history
+}
+
+fn directory() -> (tempfile::TempDir, PathBuf) {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("some").join("where").join("history.sqlite");
+    (directory, path)
+}
+
+fn count(history: &History) -> u64 {
+    let records = history.load(&environment().id()).unwrap();
+    records.iter().map(|record| record.statistics.count()).sum()
+}
+
+/// Not a test of its own: what [`spawn`] runs in another process.
+#[test]
+fn writer_process() {
+    let Some(arguments) = std::env::var_os(WRITER) else { return };
+    let arguments = arguments.into_string().unwrap();
+    let (merges, path) = arguments.split_once(' ').unwrap();
+    let mut history = open(Path::new(path));
+    for done in 1..=merges.parse::<u64>().unwrap() {
+        history.merge(&[record(7, &[1_000 + done]), record(done % 5, &[9])]).unwrap();
+        println!("\nmerged {done}");
+    }
+}
+
+fn spawn(path: &Path, merges: u64) -> Child {
+    Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "writer_process", "--nocapture"])
+        .env(WRITER, format!("{merges} {}", path.display()))
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap()
+}
+
+/// Waits until `child` has merged `merges` times.
+fn wait_for(child: &mut Child, merges: u64) {
+    let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let last = format!("merged {merges}");
+    assert!(lines.map(Result::unwrap).any(|line| line == last));
+}
+
+#[test]
+fn a_killed_writer_loses_nothing_it_had_recorded() {
+    let (_directory, path) = directory();
+    open(&path).merge(&[record(99, &[5; 10])]).unwrap();
+    let mut child = spawn(&path, u64::MAX);
+    wait_for(&mut child, 20);
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let history = open(&path);
+    let total = count(&history);
+    assert!(total >= 10 + 2 * 20 && total.is_multiple_of(2), "{total}");
+    let records = history.load(&environment().id()).unwrap();
+    let earlier = records.iter().find(|record| record.context == 99).unwrap();
+    assert_eq!(*earlier, record(99, &[5; 10]));
+}
+
+#[test]
+fn two_processes_write_at_once() {
+    let (_directory, path) = directory();
+    for child in [spawn(&path, 50), spawn(&path, 50)] {
+        assert!(child.wait_with_output().unwrap().status.success());
+    }
+    assert_eq!(count(&open(&path)), 2 * 2 * 50);
+}
+
+#[test]
+fn merged_records_load_as_if_taken_together() {
+    let (_directory, path) = directory();
+    let mut history = open(&path);
+    history.merge(&[record(1, &[10, 20]), record(u64::MAX, &[u64::MAX])]).unwrap();
+    history.merge(&[record(1, &[30])]).unwrap();
+    let expected = [record(u64::MAX, &[u64::MAX]), record(1, &[10, 20, 30])];
+    assert_eq!(history.load(&environment().id()).unwrap(), expected);
+    assert_eq!(history.load("nowhere").unwrap(), []);
+    history.register(&environment()).unwrap();
+    let known = history.environments().unwrap();
+    assert_eq!((known.len(), known[0].num_records), (1, 2));
+    assert_eq!(known[0].fingerprint, Some(environment()));
+    assert_eq!(history.prune(Prune::OlderThan(2_010)).unwrap(), 1);
+    assert_eq!(history.prune(Prune::Environment(&environment().id())).unwrap(), 1);
+    assert!(history.environments().unwrap().is_empty());
+}
+
+#[test]
+fn damaged_files_are_set_aside_and_kept() {
+    let (_directory, path) = directory();
+    open(&path).merge(&[record(1, &[10])]).unwrap();
+    let mut damaged = fs::read(&path).unwrap();
+    damaged[4096..].fill(0xa5);
+    for bytes in [b"no database at all, but long enough to look at".to_vec(), damaged] {
+        fs::write(&path, &bytes).unwrap();
+        let (mut history, outcome) = History::open(Some(&path));
+        let Outcome::SetAsideDamaged { moved_to, .. } = outcome else { panic!("{outcome:?}") };
+        assert_eq!(fs::read(moved_to).unwrap(), bytes);
+        history.merge(&[record(1, &[10])]).unwrap();
+        assert_eq!(count(&open(&path)), 1);
+    }
+}
+
+#[test]
+fn newer_files_are_set_aside_and_foreign_ones_left_alone() {
+    let (_directory, path) = directory();
+    drop(open(&path));
+    let database = rusqlite::Connection::open(&path).unwrap();
+    database.pragma_update(None, "user_version", 1000).unwrap();
+    drop(database);
+    let (_history, outcome) = History::open(Some(&path));
+    let Outcome::SetAsideNewer { moved_to, found: 1000, .. } = outcome else {
+        panic!("{outcome:?}")
+    };
+    assert!(moved_to.exists() && path.exists());
+
+    let foreign = path.with_file_name("foreign.sqlite");
+    let database = rusqlite::Connection::open(&foreign).unwrap();
+    database.pragma_update(None, "application_id", 77).unwrap();
+    drop(database);
+    let before = fs::read(&foreign).unwrap();
+    let (mut history, outcome) = History::open(Some(&foreign));
+    let why = HistoryError::Foreign { application_id: 77 }.to_string();
+    assert!(matches!(&outcome, Outcome::InMemory { why: w } if w.to_string() == why));
+    history.merge(&[record(1, &[10])]).unwrap();
+    assert_eq!((count(&history), fs::read(&foreign).unwrap()), (1, before));
+}
+
+#[test]
+fn a_place_without_room_for_files_leaves_memory() {
+    let (_directory, path) = directory();
+    let file = path.parent().unwrap().parent().unwrap();
+    fs::write(file, "a file where a directory should be").unwrap();
+    let (mut history, outcome) = History::open(Some(&path));
+    assert!(matches!(outcome, Outcome::InMemory { why: HistoryError::Io(_) }), "{outcome:?}");
+    history.merge(&[record(1, &[10])]).unwrap();
+    assert_eq!(count(&history), 1);
+}
+
+#[cfg(unix)]
+#[test]
+fn a_read_only_file_is_read() {
+    let (_directory, path) = directory();
+    let mut history = open(&path);
+    history.merge(&[record(1, &[10])]).unwrap();
+    drop(history);
+    let mut permissions = fs::metadata(&path).unwrap().permissions();
+    permissions.set_readonly(true);
+    fs::set_permissions(&path, permissions).unwrap();
+    if fs::OpenOptions::new().write(true).open(&path).is_ok() {
+        println!("skipped: this user may write read-only files");
+        return;
+    }
+    let (mut history, outcome) = History::open(Some(&path));
+    assert!(matches!(outcome, Outcome::ReadOnly), "{outcome:?}");
+    assert_eq!(count(&history), 1);
+    let error = history.merge(&[record(1, &[10])]).unwrap_err();
+    assert!(matches!(error, HistoryError::ReadOnly(_)), "{error:?}");
+}
+
+#[test]
+fn a_locked_file_is_an_error_and_loses_nothing() {
+    let (_directory, path) = directory();
+    let mut history = open(&path);
+    let other = rusqlite::Connection::open(&path).unwrap();
+    other.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let error = history.merge(&[record(1, &[10])]).unwrap_err();
+    assert!(matches!(error, HistoryError::Locked(_)), "{error:?}");
+    other.execute_batch("ROLLBACK").unwrap();
+    history.merge(&[record(1, &[10])]).unwrap();
+    assert_eq!(count(&history), 1);
+}
+
+fn exported() -> (Vec<Record>, String) {
+    let records = vec![record(1, &[10, 20, 7_000_000]), record(2, &[1])];
+    let mut history = History::in_memory();
+    history.register(&environment()).unwrap();
+    history.merge(&records).unwrap();
+    let mut lines = Vec::new();
+    history.export_jsonl(&mut lines).unwrap();
+    (records, String::from_utf8(lines).unwrap())
+}
+
+#[test]
+fn an_export_imports_as_it_was() {
+    let (records, lines) = exported();
+    assert_eq!(lines.lines().count(), 3);
+    let mut history = History::in_memory();
+    assert_eq!(history.import_jsonl(format!("\n{lines}").as_bytes()).unwrap(), 2);
+    assert_eq!(history.load(&environment().id()).unwrap(), records);
+    assert_eq!(history.environments().unwrap()[0].fingerprint, Some(environment()));
+}
+
+#[test]
+fn every_malformed_line_is_named_and_imports_nothing() {
+    let (_, lines) = exported();
+    let line = lines.lines().nth(1).unwrap();
+    let id = environment().id();
+    let cases = [
+        (line.replace("\"count\":3", "\"count\":0"), "count: found 0"),
+        (line.replace("\"count\":3", "\"count\":4"), "histogram: found Some(3)"),
+        (line.replace("\"count\":3", "\"count\":-1"), "invalid value"),
+        (line.replace("\"min_ns\":10", "\"min_ns\":0"), "min_ns: found 0"),
+        (line.replace("\"min_ns\":10", "\"min_ns\":9"), "histogram: found"),
+        (line.replace("\"sum\":\"", "\"sum\":\"-"), "sum: found -"),
+        (line.replace("\"sum\":\"", "\"sum\":\"9999999"), "sum: found 9999999"),
+        (line.replace("\"sum_squares\":\"", "\"sum_squares\":\"-"), "sum_squares: found -"),
+        (line.replace("\"sum\":\"", "\"sum\":\"x"), "invalid digit"),
+        (line.replace(&id, "elsewhere"), "environment: found elsewhere"),
+        (line.replace("0000000000000001", "1"), "context: found 1"),
+        (line.replace("0000000000000001", "000000000000000G"), "context: found"),
+        (line.replace(KERNEL, "fast"), "`fast` is no kernel name"),
+        (line.replace("\"half\"", "\"double\""), "`double` is no numeric class"),
+        (line.replace("\"last_unix_s\":2001", "\"last_unix_s\":999"), "last_unix_s: found 999"),
+        (line.replace("\"type\":\"record\"", "\"type\":\"song\""), "unknown variant `song`"),
+        (line.replace("\"count\"", "\"counts\""), "counts"),
+        (line[..line.len() / 2].into(), "EOF"),
+        ("null".into(), "invalid type"),
+        (lines.lines().next().unwrap().replace(&id, &id.replace('0', "1")), "id: found"),
+    ];
+    let mut history = History::in_memory();
+    for (bad, expected) in cases {
+        assert!(lines.lines().all(|line| line != bad), "{bad}: not malformed");
+        let text = format!("{line}\n{bad}\n");
+        let error = history.import_jsonl(text.as_bytes()).unwrap_err();
+        let ImportError::Line { line: 2, fault } = &error else { panic!("{error:?}") };
+        assert!(fault.to_string().contains(expected), "{fault}, not {expected}: {bad}");
+        assert!(history.environments().unwrap().is_empty());
+    }
+}
