@@ -12,6 +12,7 @@ use trellect_tune::history::{History, HistoryError, ImportError, Outcome, Prune,
 use trellect_tune::statistics::Statistics;
 
 const WRITER: &str = "TRELLECT_TEST_WRITER";
+const READER: &str = "TRELLECT_TEST_READER";
 const KERNEL: &str = "moe_trellis_swiglu_decode@cpu.avx2";
 
 fn environment() -> Fingerprint {
@@ -173,25 +174,47 @@ fn a_place_without_room_for_files_leaves_memory() {
     assert_eq!(count(&history), 1);
 }
 
-#[cfg(unix)]
+/// Not a test of its own: what [`a_read_only_file_is_read`] runs, as a user who may only read.
 #[test]
-fn a_read_only_file_is_read() {
-    let (_directory, path) = directory();
-    let mut history = open(&path);
-    history.merge(&[record(1, &[10])]).unwrap();
-    drop(history);
-    let mut permissions = fs::metadata(&path).unwrap().permissions();
-    permissions.set_readonly(true);
-    fs::set_permissions(&path, permissions).unwrap();
-    if fs::OpenOptions::new().write(true).open(&path).is_ok() {
-        println!("skipped: this user may write read-only files");
-        return;
-    }
-    let (mut history, outcome) = History::open(Some(&path));
+fn reader_process() {
+    let Some(path) = std::env::var_os(READER) else { return };
+    let (mut history, outcome) = History::open(Some(Path::new(&path)));
     assert!(matches!(outcome, Outcome::ReadOnly), "{outcome:?}");
     assert_eq!(count(&history), 1);
     let error = history.merge(&[record(1, &[10])]).unwrap_err();
     assert!(matches!(error, HistoryError::ReadOnly(_)), "{error:?}");
+    println!("\nread");
+}
+
+#[cfg(unix)]
+#[test]
+fn a_read_only_file_is_read() {
+    use std::os::unix::fs::PermissionsExt;
+    use std::os::unix::process::CommandExt;
+
+    const NOBODY: u32 = 65_534;
+    let (directory, path) = directory();
+    let mut history = open(&path);
+    history.merge(&[record(1, &[10])]).unwrap();
+    drop(history);
+    let mode = |path: &Path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode));
+    mode(&path, 0o444).unwrap();
+    // Somewhere that every user can run it from.
+    let program = directory.path().join("reader");
+    fs::copy(std::env::current_exe().unwrap(), &program).unwrap();
+    mode(&program, 0o755).unwrap();
+    let mut command = Command::new(&program);
+    command.args(["--exact", "reader_process", "--nocapture"]).env(READER, &path);
+    let may_write = fs::OpenOptions::new().write(true).open(&path).is_ok();
+    if may_write {
+        // The superuser, whom no permission stops: the reader is another user.
+        let above = path.ancestors().skip(1).take_while(|above| above.starts_with(&directory));
+        above.for_each(|above| mode(above, 0o755).unwrap());
+        command.uid(NOBODY).gid(NOBODY);
+    }
+    let output = command.output().unwrap();
+    let [text, errors] = [&output.stdout, &output.stderr].map(|out| String::from_utf8_lossy(out));
+    assert!(output.status.success() && text.contains("\nread"), "{text}{errors}");
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use rusqlite::{Connection, TransactionBehavior};
+use rusqlite::{Connection, OpenFlags, TransactionBehavior};
 
 use super::location::{default_location, is_remote};
 use super::{History, HistoryError};
@@ -117,7 +117,30 @@ fn connect(path: &Path) -> Result<(Connection, Outcome), Unusable> {
         fs::create_dir_all(directory)?;
     }
     // SQLite itself falls back to reading where the file may not be written.
-    let mut connection = Connection::open(path)?;
+    match inspect(path, Connection::open(path)?) {
+        // Where its directory may not be written either, it lacks the shared memory of its log.
+        Err(Unusable::Failed(HistoryError::ReadOnly(_))) => inspect(path, open_unchanging(path)?),
+        done => done,
+    }
+}
+
+/// Opens a file that nobody can be writing, since a writer's log would be beside it.
+fn open_unchanging(path: &Path) -> Result<Connection, HistoryError> {
+    let mut uri = String::from("file:");
+    for byte in path.as_os_str().as_encoded_bytes() {
+        match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'/' | b'.' | b'-' | b'_' => {
+                uri.push(char::from(*byte));
+            }
+            _ => uri += &format!("%{byte:02X}"),
+        }
+    }
+    uri += "?immutable=1";
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI;
+    Ok(Connection::open_with_flags(uri, flags)?)
+}
+
+fn inspect(path: &Path, mut connection: Connection) -> Result<(Connection, Outcome), Unusable> {
     connection.busy_timeout(PATIENCE)?;
     let pragma = |name| connection.pragma_query_value(None, name, |row| row.get::<_, i32>(0));
     let application_id = pragma("application_id")?;
