@@ -10,6 +10,7 @@ pub(crate) enum Chore {
     Test,
     Check,
     Deny,
+    Loom,
     Fuzz { seconds: u32 },
 }
 
@@ -19,6 +20,7 @@ impl Chore {
             ["test"] => Some(Self::Test),
             ["check"] => Some(Self::Check),
             ["deny"] => Some(Self::Deny),
+            ["loom"] => Some(Self::Loom),
             ["fuzz"] => Some(Self::Fuzz { seconds: FUZZ_SECONDS }),
             ["fuzz", seconds] => {
                 // libFuzzer takes 0 for "without end".
@@ -34,6 +36,7 @@ impl Chore {
             Self::Test => test(),
             Self::Check => check(),
             Self::Deny => deny(),
+            Self::Loom => loom(),
             Self::Fuzz { seconds } => fuzz(seconds),
         }
     }
@@ -63,6 +66,16 @@ fn deny() -> Result<(), Failure> {
         return Ok(());
     }
     run(cargo(&["deny", "check"]))
+}
+
+/// The models are tests of a build of their own: `cfg(loom)` swaps the atomics.
+fn loom() -> Result<(), Failure> {
+    for (package, models) in [("trellect-cpu", "team::gate"), ("trellect-select", "hot")] {
+        let mut test = cargo(&["test", "--package", package, "--lib", models]);
+        test.env("RUSTFLAGS", "--cfg loom").env("CARGO_TARGET_DIR", root().join("target/loom"));
+        run(test)?;
+    }
+    Ok(())
 }
 
 fn fuzz(seconds: u32) -> Result<(), Failure> {
@@ -109,6 +122,7 @@ mod tests {
         assert_eq!(Chore::parse(&["test"]), Some(Chore::Test));
         assert_eq!(Chore::parse(&["check"]), Some(Chore::Check));
         assert_eq!(Chore::parse(&["deny"]), Some(Chore::Deny));
+        assert_eq!(Chore::parse(&["loom"]), Some(Chore::Loom));
         assert_eq!(Chore::parse(&["fuzz"]), Some(Chore::Fuzz { seconds: FUZZ_SECONDS }));
         assert_eq!(Chore::parse(&["fuzz", "5"]), Some(Chore::Fuzz { seconds: 5 }));
     }

@@ -14,6 +14,7 @@ usage: cargo xtask CHORE
   test            every test: unit and integration tests, then documentation examples
   check           formatting, lints, documentation; warnings are errors
   deny            licences, bans, advisories and sources of every dependency
+  loom            the models of the lock-free code, every interleaving
   fuzz [SECONDS]  every fuzz target for SECONDS each (60)";
 
 fn main() -> ExitCode {
