@@ -43,6 +43,7 @@
 //! ```
 #![forbid(unsafe_code)]
 
+pub mod adaptive;
 mod catalogue;
 mod config;
 mod decision;
