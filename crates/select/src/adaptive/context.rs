@@ -41,7 +41,6 @@ pub(crate) struct OpenLeg {
 #[derive(Clone, Debug)]
 pub(crate) struct Context {
     pub(crate) coordinates: Coordinates,
-    pub(crate) default: usize,
     pub(crate) incumbent: usize,
     /// `ln t̂` of every kernel for the call that opened the context.
     pub(crate) base: Vec<f64>,
@@ -54,7 +53,6 @@ pub(crate) struct Context {
     pub(crate) restarts: u32,
     /// Pairs of an older epoch are void.
     pub(crate) epoch: u32,
-    pub(crate) alarms: u32,
     pub(crate) drift: Cusum,
     /// Moving average of the incumbent's latest residuals, the clock's part included.
     pub(crate) recent: f64,

@@ -1,5 +1,5 @@
-use super::noise::{FAR_LAG, NoiseModel};
 use super::Moments;
+use super::noise::{FAR_LAG, NoiseModel};
 
 /// Log ratios beyond this are clipped: a stalled call is one vote, not thirty.
 const CLIP: f64 = 0.3;
@@ -9,6 +9,9 @@ const BLOCK_SCALE: f64 = 0.04;
 
 /// Standard deviation of the gains beyond the large margin that the pairs' mixture expects.
 const PAIR_SCALE: f64 = 0.15;
+
+/// Pairs before which nobody bets by pairs: one stall must not decide.
+const MIN_PAIRS: f64 = 4.0;
 
 /// Least standard deviation that the pairs' mixture assumes.
 const PAIR_SD_FLOOR: f64 = 0.04;
@@ -42,7 +45,8 @@ fn phi(z: f64) -> f64 {
     let t = 1.0 / (1.0 + 0.327_591_1 * x);
     let poly = t
         * (0.254_829_592
-            + t * (-0.284_496_736 + t * (1.421_413_741 + t * (-1.453_152_027 + t * 1.061_405_429))));
+            + t * (-0.284_496_736
+                + t * (1.421_413_741 + t * (-1.453_152_027 + t * 1.061_405_429))));
     let tail = 0.5 * poly * (-x * x).exp();
     if z < 0.0 { tail } else { 1.0 - tail }
 }
@@ -122,7 +126,10 @@ impl PairedTest {
         };
         let sd = noise.block_variance(Self::MIN_BLOCK).max(own).sqrt();
         let pair_sd = noise.pair_variance().max(self.pairs.variance()).sqrt().max(PAIR_SD_FLOOR);
-        let by_pairs = |gain: f64| log_wealth(self.pairs.n * gain, self.pairs.n, pair_sd, PAIR_SCALE);
+        let by_pairs = |gain: f64| match self.pairs.n {
+            n if n < MIN_PAIRS => 0.0,
+            n => log_wealth(n * gain, n, pair_sd, PAIR_SCALE),
+        };
         Wealth {
             better: log_wealth(n * (mean - margin), n, sd, BLOCK_SCALE),
             much_better: by_pairs(self.pairs.mean - large_margin),

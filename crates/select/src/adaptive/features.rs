@@ -89,7 +89,9 @@ impl Coordinates {
         memory: MemoryLevel,
     ) -> Self {
         let tokens = features.facts.num_tokens;
-        let steps = kernels.into_iter().map(|kernel| bucket(tokens.div_ceil(kernel.rows_per_decode.max(1))));
+        let steps = kernels
+            .into_iter()
+            .map(|kernel| bucket(tokens.div_ceil(kernel.rows_per_decode.max(1))));
         Self {
             token_bucket: steps.sum(),
             experts_bucket: bucket(features.loads.len()),

@@ -36,7 +36,6 @@ mod prior;
 mod probe;
 mod tickets;
 
-
 pub use budget::ProbeBudget;
 pub use choice::{Choice, ChoiceReason, ChooseError, Conditions, Outcome, Recorded, Ticket};
 pub use config::{AdaptiveConfig, Mode};

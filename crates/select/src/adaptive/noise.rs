@@ -4,7 +4,10 @@ use super::Moments;
 pub(crate) const FAR_LAG: usize = 8;
 
 /// Pairs that the starting guess counts as.
-const PRIOR_PAIRS: f64 = 16.0;
+const PRIOR_PAIRS: f64 = 32.0;
+
+/// Pairs beyond which the oldest fade.
+const MAX_PAIRS: f64 = 4096.0;
 
 /// Where wealth assumes more noise than was measured, by this factor of the variance.
 const CAUTION: f64 = 1.15;
@@ -21,23 +24,21 @@ pub struct NoiseModel {
 }
 
 impl Default for NoiseModel {
-    /// `σ` = 4 %, `ρ` = 0.4, until pairs say otherwise.
+    /// `σ` = 4 %, `ρ` = 0.6, until pairs say otherwise.
     fn default() -> Self {
-        let (variance, rho): (f64, f64) = (0.0016, 0.4);
+        let (variance, rho): (f64, f64) = (0.0016, 0.6);
         let level = |lag: usize| Moments::of(PRIOR_PAIRS, variance * (1.0 - rho.powi(lag as i32)));
         Self { near: level(1), far: level(FAR_LAG), correlation: rho }
     }
 }
 
 impl NoiseModel {
-    const MAX_PAIRS: f64 = 4096.0;
-
     pub(crate) fn push_near(&mut self, difference: f64) {
-        self.near.push_forgetting(difference * difference / 2.0, Self::MAX_PAIRS);
+        push_clipped(&mut self.near, difference);
     }
 
     pub(crate) fn push_far(&mut self, difference: f64) {
-        self.far.push_forgetting(difference * difference / 2.0, Self::MAX_PAIRS);
+        push_clipped(&mut self.far, difference);
         self.correlation = self.solve_correlation();
     }
 
@@ -84,4 +85,11 @@ impl NoiseModel {
         };
         [16, 32, 64].into_iter().find(|&pairs| correlation(pairs) < 0.1).unwrap_or(128)
     }
+}
+
+/// Adds half a squared difference, at most nine times the mean so far: stalls are white noise and
+/// would hide a correlation, but clipped on each lag's own scale they leave the ratio alone.
+fn push_clipped(level: &mut Moments, difference: f64) {
+    let square = (difference * difference / 2.0).min(9.0 * level.mean);
+    level.push_forgetting(square, MAX_PAIRS);
 }

@@ -324,8 +324,7 @@ impl AdaptivePolicy {
             fitness[default] != Some(Fitness::Fit)
                 || expected(kernel) < expected(default) - self.config.start_margin
         });
-        let bound =
-            |arm: &Arm| self.limits.lower_bound_ns(features, arm.spec.rows_per_decode);
+        let bound = |arm: &Arm| self.limits.lower_bound_ns(features, arm.spec.rows_per_decode);
         let state = ArmState {
             residual: Moments::default(),
             sampled_at: 0,
@@ -335,7 +334,6 @@ impl AdaptivePolicy {
         };
         Context {
             coordinates,
-            default,
             incumbent: start.unwrap_or(default),
             bound_ns: self.arms.iter().map(bound).collect(),
             arms: vec![state; base.len()],
@@ -344,7 +342,6 @@ impl AdaptivePolicy {
             switches: 0,
             restarts: 0,
             epoch: 0,
-            alarms: 0,
             drift: Cusum::default(),
             recent: 0.0,
             open_leg: None,
@@ -482,8 +479,7 @@ impl AdaptivePolicy {
         let prior = self.config.prior_sd * self.config.prior_sd;
         let weight = noise / prior;
         let idle_calls = (context.calls - state.sampled_at) as f64;
-        let variance =
-            noise / (state.residual.n + weight) + self.config.walk_variance * idle_calls;
+        let variance = noise / (state.residual.n + weight) + self.config.walk_variance * idle_calls;
         Belief {
             mean: context.base[kernel] + state.residual.shrunk(towards, weight),
             sd: variance.min(prior).sqrt(),
@@ -523,7 +519,6 @@ impl AdaptivePolicy {
         let incumbent = &mut context.arms[context.incumbent].residual;
         *incumbent = Moments::of(2.0, incumbent.mean + context.recent);
         context.recent = 0.0;
-        context.alarms += 1;
         context.restart(self.config.refresh_calls);
         self.totals.alarms += 1;
         self.budget.alarm(self.now_ns.saturating_add(self.config.alarm_ns));

@@ -106,10 +106,10 @@ impl PlainMean {
 impl Policy for PlainMean {
     fn choose(&mut self, sight: &Sight<'_>) -> usize {
         let kernels = sight.prior_ns.len();
+        let row = self.means.of(sight.context, kernels);
         if self.rng.random_bool(0.05) {
             return self.rng.random_range(0..kernels);
         }
-        let row = self.means.of(sight.context, kernels);
         let sampled = (0..kernels).filter(|&k| row[k].0 > 0.0);
         sampled.min_by(|&a, &b| row[a].1.total_cmp(&row[b].1)).unwrap_or(sight.default)
     }
@@ -153,7 +153,8 @@ impl Policy for EpsilonGreedy {
     }
 }
 
-/// UCB1 on log latencies: `mean − 0.1 √(ln N / n)`, samples fading beyond 200.
+/// UCB1 on log latencies: `mean − 0.1 √(ln N / n)`, samples fading beyond 200, none more than 0.7
+/// above the lowest mean.
 #[derive(Clone, Debug, Default)]
 pub struct Ucb1 {
     means: Means,
@@ -171,26 +172,34 @@ impl Policy for Ucb1 {
     }
 
     fn record(&mut self, context: usize, kernel: usize, latency: Option<f64>) -> Option<Switch> {
-        self.means.push(context, kernel, latency?.ln(), 200.0);
+        let x = latency?.ln();
+        let row = &self.means.0[context];
+        let lowest = row.iter().filter(|r| r.0 > 0.0).map(|r| r.1).fold(f64::INFINITY, f64::min);
+        let clipped = if lowest.is_finite() { x.min(lowest + 0.7) } else { x };
+        self.means.push(context, kernel, clipped, 200.0);
         None
     }
 }
 
 /// Thompson sampling with the adaptive policy's prior, 5 % assumed noise, and a weight of the past
-/// that fades by 0.998 with every call of the context.
+/// that fades with every call of the context; outliers are clipped as the adaptive policy
+/// clips them.
 #[derive(Debug)]
 pub struct DiscountedThompson {
     rng: ChaCha8Rng,
     arms: Vec<Vec<(f64, f64)>>,
+    priors: Vec<Vec<f64>>,
+    fade: f64,
 }
 
 impl DiscountedThompson {
     const NOISE: f64 = 0.05;
-    const PRIOR: f64 = 0.15;
+    const PRIOR: f64 = 0.12;
 
-    /// With a seed.
-    pub fn new(seed: u64) -> Self {
-        Self { rng: ChaCha8Rng::seed_from_u64(seed), arms: Vec::new() }
+    /// With a seed and the factor by which the past fades with every call of a context.
+    pub fn new(seed: u64, fade: f64) -> Self {
+        let rng = ChaCha8Rng::seed_from_u64(seed);
+        Self { rng, arms: Vec::new(), priors: Vec::new(), fade }
     }
 }
 
@@ -198,12 +207,16 @@ impl Policy for DiscountedThompson {
     fn choose(&mut self, sight: &Sight<'_>) -> usize {
         if self.arms.len() <= sight.context {
             self.arms.resize(sight.context + 1, Vec::new());
+            self.priors.resize(sight.context + 1, Vec::new());
+        }
+        if self.priors[sight.context].is_empty() {
+            self.priors[sight.context] = sight.prior_ns.iter().map(|ns| ns.ln()).collect();
         }
         let row = &mut self.arms[sight.context];
         row.resize(sight.prior_ns.len(), (0.0, 0.0));
-        let weight = (Self::NOISE / Self::PRIOR).powi(2);
+        let (weight, fade) = ((Self::NOISE / Self::PRIOR).powi(2), self.fade);
         let draws = row.iter_mut().zip(sight.prior_ns).map(|((n, sum), prior)| {
-            (*n, *sum) = (*n * 0.998, *sum * 0.998);
+            (*n, *sum) = (*n * fade, *sum * fade);
             let mean = (*sum + weight * prior.ln()) / (*n + weight);
             mean + Self::NOISE / (*n + weight).sqrt() * normal(&mut self.rng)
         });
@@ -213,9 +226,11 @@ impl Policy for DiscountedThompson {
     fn record(&mut self, context: usize, kernel: usize, latency: Option<f64>) -> Option<Switch> {
         let (n, sum) = &mut self.arms[context][kernel];
         let x = latency?.ln();
-        let (before, expected) = (*n, *sum / n.max(1e-9));
-        let near = if before < 3.0 { x } else { x.clamp(expected - 0.3, expected + 0.3) };
-        (*n, *sum) = (*n + 1.0, *sum + near);
+        let (center, window) = match *n {
+            n if n < 3.0 => (self.priors[context][kernel], 0.7),
+            n => (*sum / n, 0.2),
+        };
+        (*n, *sum) = (*n + 1.0, *sum + x.clamp(center - window, center + window));
         None
     }
 }

@@ -1,6 +1,6 @@
 use trellect_select::adaptive::{
-    AdaptiveConfig, AdaptivePolicy, CallFeatures, Conditions, MachineLimits, Outcome, Recorded,
-    Ticket,
+    AdaptiveConfig, AdaptivePolicy, CallFeatures, ChoiceReason, Conditions, MachineLimits, Outcome,
+    Recorded, Ticket,
 };
 
 use super::World;
@@ -38,6 +38,12 @@ pub trait Policy {
 
     /// Learns the latency of the latest choice; `None` where its launch failed. Tells of a switch.
     fn record(&mut self, context: usize, kernel: usize, latency_ns: Option<f64>) -> Option<Switch>;
+
+    /// What a context is served by while nothing is probed, for policies that serve and probe
+    /// apart.
+    fn serving(&self, _context: usize) -> Option<usize> {
+        None
+    }
 }
 
 /// The adaptive policy.
@@ -46,6 +52,7 @@ pub struct Adaptive {
     policy: AdaptivePolicy,
     ticket: Ticket,
     now_ns: u64,
+    serving: Vec<Option<usize>>,
 }
 
 impl Adaptive {
@@ -53,7 +60,7 @@ impl Adaptive {
     pub fn new(world: &World, config: AdaptiveConfig) -> Self {
         let policy = AdaptivePolicy::new(config, world.arms().to_vec(), MachineLimits::UNKNOWN)
             .expect("a world has kernels with finite costs");
-        Self { policy, ticket: Ticket(0), now_ns: 0 }
+        Self { policy, ticket: Ticket(0), now_ns: 0, serving: vec![None; world.config().contexts] }
     }
 
     /// The policy itself.
@@ -67,14 +74,24 @@ impl Policy for Adaptive {
         let conditions = Conditions { default: sight.default, may_probe: true };
         let choice = self.policy.choose(&sight.features, &conditions, sight.now_ns);
         let choice = choice.expect("the base kernel of a world computes every call");
+        if matches!(choice.reason, ChoiceReason::Incumbent | ChoiceReason::Control) {
+            self.serving[sight.context] = Some(choice.kernel);
+        }
         (self.ticket, self.now_ns) = (choice.ticket, sight.now_ns);
         choice.kernel
     }
 
-    fn record(&mut self, _: usize, _: usize, latency_ns: Option<f64>) -> Option<Switch> {
+    fn serving(&self, context: usize) -> Option<usize> {
+        self.serving[context]
+    }
+
+    fn record(&mut self, context: usize, _: usize, latency_ns: Option<f64>) -> Option<Switch> {
         let outcome = latency_ns.map_or(Outcome::Failed, Outcome::LatencyNs);
         match self.policy.record(self.ticket, outcome, self.now_ns) {
-            Recorded::Switched { from, to } => Some(Switch { from, to }),
+            Recorded::Switched { from, to } => {
+                self.serving[context] = Some(to);
+                Some(Switch { from, to })
+            }
             _ => None,
         }
     }

@@ -36,7 +36,6 @@ const WINDOWS: usize = 20;
 pub fn simulate(world: &mut World, policy: &mut dyn Policy) -> Run {
     let calls = world.config().calls;
     let contexts = world.config().contexts;
-    let mut serving: Vec<Option<usize>> = vec![None; contexts];
     let mut was_false = vec![false; contexts];
     let mut lost_since: Vec<Option<usize>> = vec![None; contexts];
     let (mut recoveries, mut recovery_calls) = (0usize, 0usize);
@@ -49,7 +48,8 @@ pub fn simulate(world: &mut World, policy: &mut dyn Policy) -> Run {
         if changed {
             for (c, since) in lost_since.iter_mut().enumerate() {
                 let truth = world.truth_ns(c);
-                let bad = serving[c].is_some_and(|k| truth[k] > 1.01 * truth[best_of(truth)]);
+                let bad =
+                    policy.serving(c).is_some_and(|k| truth[k] > 1.01 * truth[best_of(truth)]);
                 *since = bad.then_some(0);
             }
         }
@@ -60,7 +60,7 @@ pub fn simulate(world: &mut World, policy: &mut dyn Policy) -> Run {
         let within = chosen <= 1.01 * best;
         if let Some(since) = lost_since[context].as_mut() {
             *since += 1;
-            let served = serving[context].is_none_or(|k| truth[k] <= 1.01 * best);
+            let served = policy.serving(context).is_none_or(|k| truth[k] <= 1.01 * best);
             if within && served {
                 (recoveries, recovery_calls) = (recoveries + 1, recovery_calls + *since);
                 lost_since[context] = None;
@@ -72,7 +72,7 @@ pub fn simulate(world: &mut World, policy: &mut dyn Policy) -> Run {
         }
         let window = &mut windows[call * WINDOWS / calls];
         *window = (window.0 + chosen, window.1 + rules);
-        if let Some(served) = serving[context] {
+        if let Some(served) = policy.serving(context) {
             probing += (chosen - truth[served]).max(0.0);
         }
         let latency = world.run(context, kernel);
@@ -80,7 +80,6 @@ pub fn simulate(world: &mut World, policy: &mut dyn Policy) -> Run {
         if let Some(Switch { from, to }) = switch {
             let truth = world.truth_ns(context);
             run.switches += 1;
-            serving[context] = Some(to);
             if (truth[from] / truth[to]).ln() < MARGIN {
                 run.false_switches += 1;
                 was_false[context] = true;

@@ -25,9 +25,8 @@ impl Summary {
         }
         let mut rng = ChaCha8Rng::seed_from_u64(0);
         let n = values.len();
-        let mut resample = |_| {
-            (0..n).map(|_| values[rng.random_range(0..n)]).sum::<f64>() / n as f64
-        };
+        let mut resample =
+            |_| (0..n).map(|_| values[rng.random_range(0..n)]).sum::<f64>() / n as f64;
         let mut means: Vec<f64> = (0..Self::RESAMPLES).map(&mut resample).collect();
         means.sort_by(f64::total_cmp);
         Self {

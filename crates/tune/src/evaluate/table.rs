@@ -15,13 +15,14 @@ use super::{
 pub type MakePolicy = fn(&World, u64) -> Box<dyn Policy>;
 
 /// Every policy of the comparison, the adaptive one last.
-pub const POLICIES: [(&str, MakePolicy); 10] = [
+pub const POLICIES: [(&str, MakePolicy); 11] = [
     ("uniform kernel", |_, _| Box::new(UniformKernel(0))),
     ("static rules (right 40 %)", |_, _| Box::new(StaticRules)),
     ("plain-mean feedback, 5 %", |_, seed| Box::new(PlainMean::new(seed))),
     ("ε-greedy, 5 %", |_, seed| Box::new(EpsilonGreedy::new(seed))),
     ("UCB1", |_, _| Box::new(Ucb1::default())),
-    ("discounted TS + prior", |_, seed| Box::new(DiscountedThompson::new(seed))),
+    ("discounted TS + prior, 0.998", |_, seed| Box::new(DiscountedThompson::new(seed, 0.998))),
+    ("discounted TS + prior, 0.99", |_, seed| Box::new(DiscountedThompson::new(seed, 0.99))),
     ("first-call autotune, 10", |_, _| Box::new(FirstCallAutotune::default())),
     ("perfect static table", |world, _| Box::new(StaticTable::new(world))),
     ("oracle", |_, _| Box::new(Oracle)),
@@ -85,10 +86,10 @@ pub fn safety_table(calls: usize, seeds: u64) -> String {
         ("equal kernels, noise of ρ = 0.9", WorldConfig::equal(calls, 0.9)),
         ("equal kernels, 15 % clock step", clock_step(WorldConfig::equal(calls, 0.0))),
         ("stationary", WorldConfig::new(calls, Drift::Stationary)),
-        ("stationary, noise of ρ = 0.9", WorldConfig {
-            noise_rho: 0.9,
-            ..WorldConfig::new(calls, Drift::Stationary)
-        }),
+        (
+            "stationary, noise of ρ = 0.9",
+            WorldConfig { noise_rho: 0.9, ..WorldConfig::new(calls, Drift::Stationary) },
+        ),
         ("shifting", WorldConfig::new(calls, Drift::Shifting)),
     ];
     let mut text = String::from(

@@ -110,7 +110,8 @@ impl World {
         let mut rng = stream(0);
         let shape = LayerShape::new(2048, 768, 64).expect("within bounds");
         let arms: Vec<Arm> = (0..config.kernels).map(|index| arm(&mut rng, index)).collect();
-        let biases: Vec<f64> = arms.iter().map(|_| 0.5 * config.prior_error_sd * normal(&mut rng)).collect();
+        let biases: Vec<f64> =
+            arms.iter().map(|_| 0.5 * config.prior_error_sd * normal(&mut rng)).collect();
         let contexts: Vec<WorldContext> = (0..config.contexts)
             .map(|index| context(&mut rng, &config, index, &arms, &biases, shape))
             .collect();
@@ -170,8 +171,7 @@ impl World {
 
     fn change(&mut self, call: usize) -> bool {
         let percent = |share: usize| self.config.calls * share / 100;
-        let (slower, faster) =
-            (call == percent(30) || call == percent(60), call == percent(45));
+        let (slower, faster) = (call == percent(30) || call == percent(60), call == percent(45));
         if !slower && !faster {
             return false;
         }
