@@ -2,7 +2,9 @@ use std::fmt;
 
 use trellect_core::{KernelId, WhyNot};
 
-use super::{Fitness, Retirement, Wealth};
+use super::context::{Context, Standing};
+use super::probe::Belief;
+use super::{AdaptivePolicy, Arm, CallFeatures, Fitness, PairedTest, Retirement, Wealth};
 
 /// What the adaptive policy thinks of one call.
 #[derive(Clone, Debug, PartialEq)]
@@ -13,8 +15,8 @@ pub struct AdaptiveExplanation {
     pub calls: u64,
     /// Switches in the context so far.
     pub switches: u32,
-    /// Log wealth that the next winner needs.
-    pub winning_wealth: f64,
+    /// Log wealth that the next winner needs, once the context has been seen.
+    pub winning_wealth: Option<f64>,
     /// Every arm, in order.
     pub considered: Vec<ConsideredArm>,
 }
@@ -81,11 +83,11 @@ impl fmt::Display for AdaptiveExplanation {
             Some(kernel) => write!(f, "{kernel}")?,
             None => f.write_str("not seen yet")?,
         }
-        writeln!(
-            f,
-            " ({} calls, {} switches, a winner needs a log wealth of {:.1})",
-            self.calls, self.switches, self.winning_wealth
-        )?;
+        write!(f, " ({} calls, {} switches", self.calls, self.switches)?;
+        match self.winning_wealth {
+            Some(wealth) => writeln!(f, ", a winner needs a log wealth of {wealth:.1})")?,
+            None => writeln!(f, ")")?,
+        }
         for arm in &self.considered {
             writeln!(
                 f,
@@ -103,5 +105,65 @@ impl fmt::Display for AdaptiveExplanation {
             )?;
         }
         Ok(())
+    }
+}
+
+impl AdaptivePolicy {
+    /// Tells what the policy thinks of every arm for a call. Changes nothing.
+    pub fn explain(&self, features: &CallFeatures<'_>) -> AdaptiveExplanation {
+        let context = self.contexts.get(&self.context_key(features));
+        let considered = (0..self.arms.len()).map(|k| self.consider(features, context, k));
+        AdaptiveExplanation {
+            incumbent: context.map(|context| self.arms[context.incumbent].spec.id),
+            calls: context.map_or(0, |context| context.calls),
+            switches: context.map_or(0, |context| context.switches),
+            winning_wealth: context.map(|context| context.winning_wealth(self.config.alpha)),
+            considered: considered.collect(),
+        }
+    }
+
+    fn consider(
+        &self,
+        features: &CallFeatures<'_>,
+        context: Option<&Context>,
+        kernel: usize,
+    ) -> ConsideredArm {
+        let Arm { spec, .. } = self.arms[kernel];
+        let state = context.map(|context| &context.arms[kernel]);
+        let test = state.map_or_else(PairedTest::default, |state| state.test.clone());
+        let token_bucket = self.coordinates(features).token_bucket;
+        let log_estimate = self.arms[kernel].estimate_ns(features).ln();
+        let belief = match context {
+            Some(context) => {
+                let Belief { mean, sd } = self.belief(context, kernel);
+                Belief { mean: mean - context.base[kernel] + log_estimate, sd }
+            }
+            None => Belief {
+                mean: log_estimate + self.pooled_effect(kernel, token_bucket),
+                sd: self.config.prior_sd,
+            },
+        };
+        let fitness = self.health[kernel].fitness(self.now_ns);
+        let verdict = match (spec.legal(&features.facts), context) {
+            (Err(why), _) => ArmVerdict::Refused(why),
+            (Ok(()), _) if fitness != Fitness::Fit => ArmVerdict::Unfit(fitness),
+            (Ok(()), Some(context)) if context.incumbent == kernel => ArmVerdict::Incumbent,
+            (Ok(()), Some(context)) if self.hopeless(context, kernel) => ArmVerdict::Hopeless,
+            _ => match state.map(|state| state.standing) {
+                Some(Standing::Retired { why, .. }) => ArmVerdict::Retired(why),
+                _ => ArmVerdict::Unproven,
+            },
+        };
+        ConsideredArm {
+            kernel: spec.id,
+            bound_ns: self.limits.lower_bound_ns(features, spec.rows_per_decode),
+            estimate_ns: (belief.mean + self.clock.level()).exp(),
+            estimate_sd: belief.sd,
+            samples: state.map_or(0.0, |state| state.residual.n),
+            pairs: test.pairs().n,
+            gain: test.pairs().mean,
+            wealth: test.wealth(self.config.margin, self.config.large_margin, &self.noise),
+            verdict,
+        }
     }
 }

@@ -28,13 +28,18 @@ mod evidence;
 mod explain;
 mod features;
 mod health;
+mod learning;
 mod memory;
 mod moments;
 mod noise;
 mod policy;
 mod prior;
 mod probe;
+mod serving;
 mod tickets;
+
+#[cfg(test)]
+mod tests;
 
 pub use budget::ProbeBudget;
 pub use choice::{Choice, ChoiceReason, ChooseError, Conditions, Outcome, Recorded, Ticket};

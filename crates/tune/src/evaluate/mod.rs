@@ -10,6 +10,8 @@ mod policy;
 mod run;
 mod summary;
 pub mod table;
+#[cfg(test)]
+mod tests;
 mod world;
 
 pub use baselines::{
