@@ -8,7 +8,7 @@ pub struct Run {
     pub regret: f64,
     /// The same over the last 20 % of the calls.
     pub late_regret: f64,
-    /// Largest `Σ t(chosen) / Σ t(rules' pick)` over any twentieth of the run but the first.
+    /// Largest `Σ t(chosen) / Σ t(rules' pick)` over any twentieth of the run.
     pub worst_window_ratio: f64,
     /// Time of choices beyond that of the context's serving kernel, as a share of all time. Only
     /// for policies that serve and probe apart; 0 for others.
@@ -93,7 +93,7 @@ pub fn simulate(world: &mut World, policy: &mut dyn Policy) -> Run {
     run.exploration = probing / all;
     run.contexts_with_false_switch = was_false.iter().filter(|&&f| f).count();
     run.recovery_calls = (recovery_calls + unrecovered) as f64 / (recoveries + open) as f64;
-    let ratios = windows[1..].iter().map(|(chosen, rules)| chosen / rules);
+    let ratios = windows.iter().map(|(chosen, rules)| chosen / rules);
     run.worst_window_ratio = ratios.fold(f64::NEG_INFINITY, f64::max);
     run
 }

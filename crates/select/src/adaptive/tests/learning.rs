@@ -1,8 +1,11 @@
 use chacha20::ChaCha8Rng;
 use rand::SeedableRng;
 
-use super::{Bench, PROBING, features, two_arms};
-use crate::adaptive::{ArmVerdict, ChoiceReason, Conditions, MemoryLevel, Mode, Recorded};
+use super::{Bench, PROBING, arm, features, two_arms};
+use crate::adaptive::{
+    AdaptiveConfig, AdaptivePolicy, ArmVerdict, ChoiceReason, Conditions, MachineLimits,
+    MemoryLevel, Mode, Recorded,
+};
 
 fn bench(seed: u64) -> Bench {
     Bench { policy: two_arms(), now_ns: 0, rng: ChaCha8Rng::seed_from_u64(seed) }
@@ -135,4 +138,32 @@ fn explaining_changes_nothing_and_knows_unseen_contexts() {
     assert_eq!(explanation.incumbent, None);
     assert!(explanation.considered.iter().all(|arm| arm.verdict == ArmVerdict::Unproven));
     assert_eq!(explanation, policy.explain(&features(4)));
+}
+
+#[test]
+fn a_kernel_that_cannot_win_is_never_probed() {
+    for (rows_per_decode, decoded_weights_per_ns) in [(1, 2.5), (4, 2.0)] {
+        let mut arms = vec![arm("a", 100_000.0), arm("b", 100_000.0)];
+        arms[1].spec.rows_per_decode = rows_per_decode;
+        let limits = MachineLimits { decoded_weights_per_ns, ..MachineLimits::UNKNOWN };
+        let policy = AdaptivePolicy::new(AdaptiveConfig::default(), arms, limits).unwrap();
+        let mut bench = Bench { policy, ..bench(10) };
+        for _ in 0..500 {
+            bench.call(4, &[100_000.0, 90_000.0]);
+        }
+        assert_eq!(bench.policy.totals().probes, 0);
+        let hopeless = bench.policy.explain(&features(4)).considered[1].verdict.clone();
+        assert_eq!(hopeless == ArmVerdict::Hopeless, rows_per_decode == 1);
+    }
+}
+
+#[test]
+fn what_one_context_learns_of_a_kernel_starts_the_next() {
+    let mut bench = bench(11);
+    for _ in 0..2_000 {
+        for tokens in [4, 16, 64, 256, 1024] {
+            bench.call(tokens, &[150_000.0, 100_000.0]);
+        }
+    }
+    assert_eq!(bench.call(4096, &[150_000.0, 100_000.0]).0.kernel, 1);
 }
