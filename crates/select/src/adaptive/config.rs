@@ -40,7 +40,8 @@ pub struct AdaptiveConfig {
     pub alarm_ns: u64,
     /// Calls of a context after which a retired challenger is first looked at again.
     pub refresh_calls: u64,
-    /// Calls to which that interval grows at most, doubling each time.
+    /// Calls to which that interval grows at most, doubling each time. A challenger without a
+    /// sample for as long is probed once whatever it promises, and its old samples count little.
     pub max_refresh_calls: u64,
     /// Decisions that may wait for their feedback; the oldest is forgotten first.
     pub max_pending: usize,
@@ -62,7 +63,7 @@ impl Default for AdaptiveConfig {
             burst_calls: 3.0,
             alarm_ns: 30_000_000_000,
             refresh_calls: 512,
-            max_refresh_calls: 8192,
+            max_refresh_calls: 4096,
             max_pending: 4096,
         }
     }

@@ -5,6 +5,8 @@ use super::{AdaptivePolicy, ContextKey, Moments, Retirement};
 
 /// Weight of samples beyond which the oldest fade.
 const MAX_SAMPLES: f64 = 64.0;
+/// Weight that the samples of a kernel keep which was idle for the longest refresh interval.
+const STALE_SAMPLES: f64 = 2.0;
 /// Samples of a context's kernel that teach the levels above it.
 const POOLED_SAMPLES: f64 = 8.0;
 /// Samples that the level above counts as: the prior for a kernel, the kernel for a token bucket.
@@ -42,6 +44,9 @@ impl AdaptivePolicy {
         let clock = self.clock.level();
         let Some(context) = self.contexts.get_mut(&pending.context) else { return false };
         let state = &mut context.arms[pending.kernel];
+        if context.calls - state.sampled_at >= self.config.max_refresh_calls {
+            state.residual = Moments::of(state.residual.n.min(STALE_SAMPLES), state.residual.mean);
+        }
         let before = state.residual;
         let window = if before.n < 4.0 { 0.7 } else { 5.0 * sd };
         let clipped = (residual - clock).clamp(before.mean - window, before.mean + window);

@@ -157,8 +157,15 @@ impl AdaptivePolicy {
                 challengers.push((kernel, self.belief(context, kernel)));
             }
         }
-        let margin = self.config.margin;
-        let challenger = thompson_challenger(&mut self.rng, &incumbent, &challengers, margin)?;
+        let idle = |kernel: usize| context.calls - context.arms[kernel].sampled_at;
+        let longest_idle = challengers.iter().map(|&(kernel, _)| kernel).max_by_key(|&k| idle(k));
+        let challenger = match longest_idle {
+            Some(kernel) if idle(kernel) >= self.config.max_refresh_calls => kernel,
+            _ => {
+                let margin = self.config.margin;
+                thompson_challenger(&mut self.rng, &incumbent, &challengers, margin)?
+            }
+        };
         let loss = self.belief(context, challenger).expected_loss(&incumbent);
         self.budget.take(loss * incumbent.mean.exp()).then_some(challenger)
     }
