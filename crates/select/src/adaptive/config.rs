@@ -28,7 +28,7 @@ pub struct AdaptiveConfig {
     pub start_margin: f64,
     /// Upper bound of a gain below which a challenger counts as a tie.
     pub tie_zone: f64,
-    /// Standard deviation of the prior's error, as a log ratio.
+    /// Standard deviation of the prior's error, as a log ratio, until first samples tell.
     pub prior_sd: f64,
     /// Variance that an arm's log latency gains with every call of its context without a sample.
     pub walk_variance: f64,

@@ -28,7 +28,7 @@ impl AdaptivePolicy {
         let state = &context.arms[kernel];
         let towards = self.pooled_effect(kernel, context.coordinates.token_bucket);
         let noise = self.noise.pair_variance() / 2.0 * self.noise.inflation();
-        let prior = self.config.prior_sd * self.config.prior_sd;
+        let prior = self.prior_errors.mean;
         let weight = noise / prior;
         let idle_calls = (context.calls - state.sampled_at) as f64;
         let variance = noise / (state.residual.n + weight) + self.config.walk_variance * idle_calls;
@@ -52,6 +52,9 @@ impl AdaptivePolicy {
         let clipped = (residual - clock).clamp(before.mean - window, before.mean + window);
         state.residual.push_forgetting(clipped, MAX_SAMPLES);
         state.sampled_at = context.calls;
+        if before.n == 0.0 {
+            self.prior_errors.push(clipped * clipped);
+        }
         if before.n < POOLED_SAMPLES {
             self.kernel_effects[pending.kernel].push_forgetting(clipped, 4.0 * MAX_SAMPLES);
             let bucket = (pending.kernel, context.coordinates.token_bucket);

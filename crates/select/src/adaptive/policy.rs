@@ -13,6 +13,9 @@ use super::{
     NoiseModel, Outcome, ProbeBudget, Recorded, Ticket,
 };
 
+/// First samples that the configured error of the prior counts as.
+const PRIOR_ERRORS: f64 = 16.0;
+
 /// Arms that cannot make a policy.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 #[non_exhaustive]
@@ -54,6 +57,8 @@ pub struct AdaptivePolicy {
     pub(super) contexts: BTreeMap<ContextKey, Context>,
     pub(super) kernel_effects: Vec<Moments>,
     pub(super) bucket_effects: BTreeMap<(usize, u32), Moments>,
+    /// Squared errors of the prior, one a context and kernel.
+    pub(super) prior_errors: Moments,
     pub(super) noise: NoiseModel,
     pub(super) clock: CommonMode,
     pub(super) budget: ProbeBudget,
@@ -83,6 +88,7 @@ impl AdaptivePolicy {
             rng: ChaCha8Rng::seed_from_u64(config.seed),
             health: vec![Health::default(); arms.len()],
             kernel_effects: vec![Moments::default(); arms.len()],
+            prior_errors: Moments::of(PRIOR_ERRORS, config.prior_sd * config.prior_sd),
             config,
             limits,
             arms,
