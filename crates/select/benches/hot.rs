@@ -10,9 +10,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use trellect_select::hot::{
-    ContextKey, Outcome, OutcomeFlags, Plan, PlanBoard, PlanTable, feedback_ring,
-};
+use trellect_select::ContextKey;
+use trellect_select::hot::{Outcome, OutcomeFlags, Plan, PlanBoard, PlanTable, feedback_ring};
 
 const CONTEXTS: u64 = 4096;
 const KEYS: usize = 1 << 15;

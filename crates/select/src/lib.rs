@@ -64,8 +64,10 @@
 //! ```
 #![deny(unsafe_code)]
 
+pub mod adaptive;
 mod catalogue;
 mod config;
+mod context_key;
 mod decision;
 mod error;
 mod explain;
@@ -86,6 +88,7 @@ mod tests;
 
 pub use catalogue::{catalogue, reachable_kernels};
 pub use config::{RuleConfig, Thresholds};
+pub use context_key::ContextKey;
 pub use decision::{Bucket, Decision, HeuristicFamily, Reason};
 pub use error::{ConfigError, LatencyError, NotAShare, RecordError, SelectError};
 pub use explain::{Considered, Evidence, Explanation, Verdict};

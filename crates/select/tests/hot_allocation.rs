@@ -3,9 +3,8 @@
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 
-use trellect_select::hot::{
-    ContextKey, Outcome, OutcomeFlags, Plan, PlanBoard, PlanTable, feedback_ring,
-};
+use trellect_select::ContextKey;
+use trellect_select::hot::{Outcome, OutcomeFlags, Plan, PlanBoard, PlanTable, feedback_ring};
 
 struct Counting;
 

@@ -12,6 +12,8 @@ use trellect_core::{
     PreparedLayer, Queue, Routing, RoutingError,
 };
 
+use trellect_select::adaptive::CostCoefficients;
+
 use crate::launch::timed_launch;
 use crate::nnls;
 use crate::work::Workload;
@@ -42,25 +44,10 @@ const PROBES: [(usize, usize, usize); 12] = [
     (32, 1, 4),
 ];
 
-/// What a unit of work costs on one kernel; none is negative.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct CostCoefficients {
-    /// Nanoseconds of every call.
-    pub launch_ns: f64,
-    /// Nanoseconds per weight decoded, as [`Workload::decoded_weights`] counts them.
-    pub ns_per_decoded_weight: f64,
-    /// Nanoseconds per multiply-add.
-    pub ns_per_mac: f64,
-    /// Nanoseconds per (token, expert) pair.
-    pub ns_per_pair: f64,
-}
-
-impl CostCoefficients {
-    /// The predicted time of a call in nanoseconds.
-    pub fn predict_ns(&self, work: &Workload, rows_per_decode: usize) -> f64 {
-        let beta = [self.launch_ns, self.ns_per_decoded_weight, self.ns_per_mac, self.ns_per_pair];
-        columns(work, rows_per_decode).iter().zip(beta).map(|(x, b)| x * b).sum()
-    }
+/// The time of a call in nanoseconds, going by a kernel's cost model.
+pub fn predict_ns(cost: &CostCoefficients, work: &Workload, rows_per_decode: usize) -> f64 {
+    let beta = [cost.launch_ns, cost.ns_per_decoded_weight, cost.ns_per_mac, cost.ns_per_pair];
+    columns(work, rows_per_decode).iter().zip(beta).map(|(x, b)| x * b).sum()
 }
 
 fn columns(work: &Workload, rows_per_decode: usize) -> [f64; nnls::N] {
@@ -114,9 +101,10 @@ struct Probed {
 /// Probes the kernels of class `numeric` on prepared layers and fits their models.
 ///
 /// Kernels take turns, each with the next of its probes, until all probes were launched or `budget`
-/// is spent; three quarters of it go to the best implementation of every name first. A launch is left out when, going by what its kernel (or, before its first
-/// launch, the slowest kernel so far) has shown, it would not end in time; so the budget is passed
-/// by one launch at most, one that took longer than predicted.
+/// is spent; three quarters of it go to the best implementation of every name first. A launch is
+/// left out when, going by what its kernel (or, before its first launch, the slowest kernel so far)
+/// has shown, it would not end in time; so the budget is passed by one launch at most, one that took
+/// longer than predicted.
 ///
 /// # Errors
 /// [`CalibrateError`] when a kernel fails.
@@ -144,7 +132,7 @@ pub fn calibrate(
             }
             let rows = kernel.spec.rows_per_decode;
             let predicted = match fit(kernel, &probes) {
-                Some(known) => known.cost.predict_ns(&probe.work, rows),
+                Some(known) => predict_ns(&known.cost, &probe.work, rows),
                 None => UNSEEN_FACTOR * slowest_ns_per_mac * probe.work.macs() as f64,
             };
             let left = budget.saturating_sub(start.elapsed());
@@ -300,7 +288,7 @@ mod tests {
                 assert!(coefficient.is_finite() && coefficient >= 0.0, "{model:?}");
             }
             assert!(model.relative_error.is_finite() && model.probes > 0, "{model:?}");
-            let predicted = model.cost.predict_ns(&unseen, model.rows_per_decode);
+            let predicted = predict_ns(&model.cost, &unseen, model.rows_per_decode);
             assert!(predicted.is_finite() && predicted > 0.0, "{model:?}");
         }
     }
@@ -325,13 +313,13 @@ mod tests {
         };
         let spec = *layers[0].specs().find(|spec| spec.rows_per_decode == 4).unwrap();
         let noise = |i: usize| 1.0 + 0.02 * ((i * 7 % 5) as f64 - 2.0) / 2.0;
-        let time = |i: usize| truth.predict_ns(&probes[i].work, 4) * noise(i);
+        let time = |i: usize| predict_ns(&truth, &probes[i].work, 4) * noise(i);
         let times = (0..probes.len()).map(|i| (i, time(i))).collect();
         let model = fit(&Probed { spec, best: true, times }, &probes).unwrap();
         assert!(model.relative_error < 0.02, "{model:?}");
         for loads in [vec![50, 7, 0, 0, 1], vec![3; 8], vec![200]] {
             let work = Workload::new(layers[1].shape(), loads);
-            let ratio = model.cost.predict_ns(&work, 4) / truth.predict_ns(&work, 4);
+            let ratio = predict_ns(&model.cost, &work, 4) / predict_ns(&truth, &work, 4);
             assert!((0.9..1.1).contains(&ratio), "{ratio}");
         }
     }

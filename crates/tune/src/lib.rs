@@ -5,13 +5,15 @@
 //! - [`statistics`]: the sums that both keep, which merge by addition;
 //! - [`calibrate`]: a linear cost model of every kernel, fitted to a few launches;
 //! - [`bandwidth`]: what memory delivers, the ceiling of every kernel;
-//! - [`matrix`]: every kernel timed in every context, for judging policies offline.
+//! - [`matrix`]: every kernel timed in every context, for judging policies offline;
+//! - [`evaluate`]: simulated worlds, baseline policies and their regret.
 //!
 //! Nothing here chooses a kernel. Start at [`history::History`] or [`matrix::Matrix`].
 #![forbid(unsafe_code)]
 
 pub mod bandwidth;
 pub mod calibrate;
+pub mod evaluate;
 pub mod fingerprint;
 pub mod history;
 mod launch;

@@ -1,9 +1,10 @@
 use std::fmt;
 use std::num::NonZeroU32;
 
-use super::plan::{ContextKey, Plan, Ticket};
+use super::plan::{Plan, Ticket};
 use super::publish::{Pinned, Published};
 use super::table::{PlanTable, home};
+use crate::ContextKey;
 
 /// Where the controller publishes tables and launching threads get their readers.
 pub struct PlanBoard {

@@ -12,8 +12,9 @@
 //! plan says and when tables are published is the controller's business.
 //!
 //! ```
+//! use trellect_select::ContextKey;
 //! use trellect_select::hot::{
-//!     ContextKey, Outcome, OutcomeFlags, Plan, PlanBoard, PlanTable, feedback_ring,
+//!     Outcome, OutcomeFlags, Plan, PlanBoard, PlanTable, feedback_ring,
 //! };
 //!
 //! let context = ContextKey(0x5eed);
@@ -44,6 +45,6 @@ mod table;
 mod tests;
 
 pub use board::{PlanBoard, PlanReader, Selected};
-pub use plan::{ContextKey, Plan, Ticket};
+pub use plan::{Plan, Ticket};
 pub use ring::{Drain, FeedbackConsumer, FeedbackProducer, Outcome, OutcomeFlags, feedback_ring};
 pub use table::PlanTable;

@@ -1,11 +1,5 @@
 use std::num::NonZeroU32;
 
-/// Names a context: what calls must have in common to share a plan.
-///
-/// Any value is allowed. The table mixes the bits itself, so packed fields serve as well as a hash.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct ContextKey(pub u64);
-
 /// Which kernel serves a context and how.
 ///
 /// Packs into 64 bits; every combination of fields is a valid plan.

@@ -2,8 +2,9 @@ use std::fmt;
 use std::num::NonZeroU32;
 use std::ops::BitOr;
 
-use super::plan::{ContextKey, Plan, Ticket};
+use super::plan::{Plan, Ticket};
 use super::sync::{Arc, AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use crate::ContextKey;
 
 /// What became of one use of a plan.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,6 +1,7 @@
 use std::fmt;
 
-use super::plan::{ContextKey, Plan};
+use super::plan::Plan;
+use crate::ContextKey;
 
 /// Plans by context, fixed once built.
 ///

@@ -6,6 +6,7 @@ use proptest::prelude::*;
 
 use super::table::home;
 use super::*;
+use crate::ContextKey;
 
 fn plan(number: u64) -> Plan {
     Plan::from_bits(number)

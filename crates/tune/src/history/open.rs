@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use rusqlite::{Connection, OpenFlags, TransactionBehavior};
 
@@ -116,11 +116,20 @@ fn connect(path: &Path) -> Result<(Connection, Outcome), Unusable> {
     if let Some(directory) = path.parent() {
         fs::create_dir_all(directory)?;
     }
-    // SQLite itself falls back to reading where the file may not be written.
-    match inspect(path, Connection::open(path)?) {
-        // Where its directory may not be written either, it lacks the shared memory of its log.
-        Err(Unusable::Failed(HistoryError::ReadOnly(_))) => inspect(path, open_unchanging(path)?),
-        done => done,
+    let start = Instant::now();
+    loop {
+        // SQLite itself falls back to reading where the file may not be written.
+        match inspect(path, Connection::open(path)?) {
+            // Where its directory may not be written either, it lacks the shared memory of its log.
+            Err(Unusable::Failed(HistoryError::ReadOnly(_))) => {
+                return inspect(path, open_unchanging(path)?);
+            }
+            // SQLite does not wait for another process that is changing the journal's mode.
+            Err(Unusable::Failed(HistoryError::Locked(_))) if start.elapsed() < PATIENCE => {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            done => return done,
+        }
     }
 }
 
@@ -177,8 +186,14 @@ fn choose_journal(connection: &Connection, path: &Path) -> Result<(), HistoryErr
         connection
             .pragma_update_and_check(None, "journal_mode", mode, |row| row.get::<_, String>(0))
     };
-    let refused = || switch("WAL").map_or(true, |mode| mode != "wal");
-    if is_remote(path) || refused() {
+    let wal = match is_remote(path) {
+        true => false,
+        false => match switch("WAL").map_err(HistoryError::from) {
+            Err(locked @ HistoryError::Locked(_)) => return Err(locked),
+            mode => mode.is_ok_and(|mode| mode == "wal"),
+        },
+    };
+    if !wal {
         switch("DELETE")?;
         connection.pragma_update(None, "synchronous", "FULL")?;
     } else {

@@ -1,0 +1,116 @@
+use super::drift::Cusum;
+use super::{Coordinates, Moments, PairedTest};
+
+/// Why a challenger is not probed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Retirement {
+    /// Proved not to gain the margin.
+    Loses,
+    /// Gains less than the tie zone at most.
+    Ties,
+}
+
+/// Whether a challenger is in the race.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Standing {
+    Racing,
+    Retired { why: Retirement, until_call: u64 },
+}
+
+/// What one context has learned of one kernel.
+#[derive(Clone, Debug)]
+pub(crate) struct ArmState {
+    /// `ln t − ln t̂ − clock`, clipped.
+    pub(crate) residual: Moments,
+    /// The context's call count at the last sample.
+    pub(crate) sampled_at: u64,
+    pub(crate) test: PairedTest,
+    pub(crate) standing: Standing,
+    /// Calls of the next retirement; doubles with each.
+    pub(crate) refresh_calls: u64,
+}
+
+/// The next leg of a pair whose other leg has been decided.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct OpenLeg {
+    pub(crate) pair: u64,
+    pub(crate) kernel: usize,
+}
+
+/// What one context has learned.
+#[derive(Clone, Debug)]
+pub(crate) struct Context {
+    pub(crate) coordinates: Coordinates,
+    pub(crate) incumbent: usize,
+    /// `ln t̂` of every kernel for the call that opened the context.
+    pub(crate) base: Vec<f64>,
+    /// Hard lower bound of every kernel for that call, nanoseconds.
+    pub(crate) bound_ns: Vec<f64>,
+    pub(crate) arms: Vec<ArmState>,
+    pub(crate) calls: u64,
+    pub(crate) switches: u32,
+    /// Tests started anew so far: each later one gets a smaller share of α.
+    pub(crate) restarts: u32,
+    /// Pairs of an older epoch are void.
+    pub(crate) epoch: u32,
+    pub(crate) drift: Cusum,
+    /// Moving average of the incumbent's latest residuals, the clock's part included.
+    pub(crate) recent: f64,
+    pub(crate) open_leg: Option<OpenLeg>,
+}
+
+impl Context {
+    /// Log wealth at which a challenger wins: `ln(2 K (s + 1)(s + 2) / α)` for `K` challengers,
+    /// two bets each, and `s` earlier starts of the race; the shares sum to at most `α`.
+    pub(crate) fn winning_wealth(&self, alpha: f64) -> f64 {
+        let challengers = self.arms.len().saturating_sub(1).max(1) as f64;
+        let start = f64::from(self.switches + self.restarts);
+        (2.0 * challengers * (start + 1.0) * (start + 2.0) / alpha).ln()
+    }
+
+    /// Makes `kernel` the incumbent; every other kernel must prove itself against it afresh.
+    pub(crate) fn switch_to(&mut self, kernel: usize, refresh_calls: u64) {
+        self.incumbent = kernel;
+        self.switches += 1;
+        self.recent = self.arms[kernel].residual.mean;
+        self.start_race(refresh_calls);
+    }
+
+    /// Starts every test anew after the world has changed.
+    pub(crate) fn restart(&mut self, refresh_calls: u64) {
+        self.restarts += 1;
+        self.start_race(refresh_calls);
+    }
+
+    fn start_race(&mut self, refresh_calls: u64) {
+        self.epoch += 1;
+        self.open_leg = None;
+        self.drift = Cusum::default();
+        for arm in &mut self.arms {
+            arm.test = PairedTest::default();
+            arm.standing = Standing::Racing;
+            arm.refresh_calls = refresh_calls;
+        }
+    }
+
+    /// Takes `kernel` out of the race for its next interval.
+    pub(crate) fn retire(&mut self, kernel: usize, why: Retirement, max_refresh_calls: u64) {
+        let arm = &mut self.arms[kernel];
+        arm.standing = Standing::Retired { why, until_call: self.calls + arm.refresh_calls };
+        arm.refresh_calls = (arm.refresh_calls * 2).min(max_refresh_calls);
+    }
+
+    /// Whether `kernel` may be probed; a retirement that has run out ends here.
+    pub(crate) fn may_race(&mut self, kernel: usize) -> bool {
+        let calls = self.calls;
+        let arm = &mut self.arms[kernel];
+        if let Standing::Retired { until_call, .. } = arm.standing
+            && calls >= until_call
+        {
+            arm.standing = Standing::Racing;
+            arm.test = PairedTest::default();
+            self.restarts += 1;
+        }
+        self.arms[kernel].standing == Standing::Racing
+    }
+}

@@ -1,0 +1,125 @@
+use super::context::Context;
+use super::probe::Belief;
+use super::tickets::{Pair, Pending};
+use super::{AdaptivePolicy, Moments, Retirement};
+use crate::ContextKey;
+
+/// Weight of samples beyond which the oldest fade.
+const MAX_SAMPLES: f64 = 64.0;
+/// Weight that the samples of a kernel keep which was idle for the longest refresh interval.
+const STALE_SAMPLES: f64 = 2.0;
+/// Samples of a context's kernel that teach the levels above it.
+const POOLED_SAMPLES: f64 = 8.0;
+/// Samples that the level above counts as: the prior for a kernel, the kernel for a token bucket.
+const KERNEL_WEIGHT: f64 = 32.0;
+const BUCKET_WEIGHT: f64 = 16.0;
+/// Wealth, as a logarithm, that retires a challenger: 1 : 20.
+const RETIRING_WEALTH: f64 = 3.0;
+
+/// What feedback changes.
+impl AdaptivePolicy {
+    pub(super) fn pooled_effect(&self, kernel: usize, token_bucket: u32) -> f64 {
+        let of_kernel = self.kernel_effects[kernel].shrunk(0.0, KERNEL_WEIGHT);
+        let of_bucket = self.bucket_effects.get(&(kernel, token_bucket));
+        of_bucket.map_or(of_kernel, |moments| moments.shrunk(of_kernel, BUCKET_WEIGHT))
+    }
+
+    /// The belief of a kernel's log latency in a context, the clock's part left out.
+    pub(super) fn belief(&self, context: &Context, kernel: usize) -> Belief {
+        let state = &context.arms[kernel];
+        let towards = self.pooled_effect(kernel, context.coordinates.token_bucket);
+        let noise = self.noise.pair_variance() / 2.0 * self.noise.inflation();
+        let prior = self.prior_errors.mean;
+        let weight = noise / prior;
+        let idle_calls = (context.calls - state.sampled_at) as f64;
+        let variance = noise / (state.residual.n + weight) + self.config.walk_variance * idle_calls;
+        Belief {
+            mean: context.base[kernel] + state.residual.shrunk(towards, weight),
+            sd: variance.min(prior).sqrt(),
+        }
+    }
+
+    /// Learns a residual, the clock's part still in it; whether the context's race starts anew.
+    pub(super) fn learn(&mut self, pending: &Pending, residual: f64) -> bool {
+        let sd = (self.noise.pair_variance() / 2.0).sqrt();
+        let clock = self.clock.level();
+        let Some(context) = self.contexts.get_mut(&pending.context) else { return false };
+        let state = &mut context.arms[pending.kernel];
+        if context.calls - state.sampled_at >= self.config.max_refresh_calls {
+            state.residual = Moments::of(state.residual.n.min(STALE_SAMPLES), state.residual.mean);
+        }
+        let before = state.residual;
+        let window = if before.n < 4.0 { 0.7 } else { 5.0 * sd };
+        let clipped = (residual - clock).clamp(before.mean - window, before.mean + window);
+        state.residual.push_forgetting(clipped, MAX_SAMPLES);
+        state.sampled_at = context.calls;
+        if before.n == 0.0 {
+            self.prior_errors.push(clipped * clipped);
+        }
+        if before.n < POOLED_SAMPLES {
+            self.kernel_effects[pending.kernel].push_forgetting(clipped, 4.0 * MAX_SAMPLES);
+            let bucket = (pending.kernel, context.coordinates.token_bucket);
+            self.bucket_effects.entry(bucket).or_default().push_forgetting(clipped, MAX_SAMPLES);
+        }
+        if pending.kernel != context.incumbent || before.n < 4.0 {
+            return false;
+        }
+        context.recent += 0.3 * (residual - clock - before.mean - context.recent).clamp(-1.0, 1.0);
+        self.clock.push(pending.context, residual - before.mean);
+        let scale = sd * self.noise.inflation().sqrt();
+        if !context.drift.push((residual - self.clock.level() - before.mean) / scale) {
+            return false;
+        }
+        self.alarm(pending.context)
+    }
+
+    fn alarm(&mut self, key: ContextKey) -> bool {
+        let Some(context) = self.contexts.get_mut(&key) else { return false };
+        let incumbent = &mut context.arms[context.incumbent].residual;
+        *incumbent = Moments::of(2.0, incumbent.mean + context.recent);
+        context.recent = 0.0;
+        context.restart(self.config.refresh_calls);
+        self.totals.alarms += 1;
+        self.budget.alarm(self.now_ns.saturating_add(self.config.alarm_ns));
+        true
+    }
+
+    pub(super) fn void_pair(&mut self, pending: &Pending) {
+        if let Some(pair) = pending.pair {
+            self.tickets.drop_pair(pair);
+        }
+    }
+
+    /// Adds a leg to its pair; with the second one the challenger's test decides.
+    pub(super) fn close_leg(&mut self, pending: &Pending, residual: f64) -> Option<(usize, usize)> {
+        let context = self.contexts.get_mut(&pending.context)?;
+        let log_latency = residual + context.base[pending.kernel];
+        let closed = self.tickets.add_leg(pending.pair?, pending.kernel, log_latency)?;
+        let Pair { challenger, epoch, measured } = closed;
+        let (_, other) = measured?;
+        if epoch != context.epoch {
+            return None;
+        }
+        let gain = match pending.kernel == challenger {
+            true => other - log_latency,
+            false => log_latency - other,
+        };
+        let config = &self.config;
+        let test = &mut context.arms[challenger].test;
+        test.push(gain, &mut self.noise);
+        let wealth = test.wealth(config.margin, config.large_margin, &self.noise);
+        let tied = test.gain_upper_bound(&self.noise) < config.tie_zone;
+        if wealth.better.max(wealth.much_better) >= context.winning_wealth(config.alpha) {
+            let from = context.incumbent;
+            context.switch_to(challenger, config.refresh_calls);
+            self.totals.switches += 1;
+            return Some((from, challenger));
+        }
+        if wealth.not_better.max(wealth.much_worse) >= RETIRING_WEALTH {
+            context.retire(challenger, Retirement::Loses, config.max_refresh_calls);
+        } else if tied {
+            context.retire(challenger, Retirement::Ties, config.max_refresh_calls);
+        }
+        None
+    }
+}

@@ -1,0 +1,57 @@
+//! The adaptive policy: serve by proof, probe by value.
+//!
+//! A pure state machine: [`AdaptivePolicy::choose`] names a kernel for a call,
+//! [`AdaptivePolicy::record`] learns what it took. Time is handed in, random numbers come from a
+//! seed; equal inputs give equal decisions. It is the controller, not the hot path: what it decides
+//! is published by [`AdaptivePolicy::serving_plan`].
+//!
+//! - *Contexts* ([`ContextKey`](crate::ContextKey)) are calls that should rank the kernels alike.
+//! - A *prior* ([`CostCoefficients`]) predicts latencies; what is learned is `ln t − ln t̂ − clock`,
+//!   pooled from the context to the token bucket to the kernel.
+//! - A context's *incumbent* serves. It starts as the rules' pick, or the prior's best where that
+//!   promises enough, and changes only by proof: pairs measured afresh in random order, and a bet
+//!   ([`log_wealth`]) that one may look at after every pair.
+//! - *Probes* go to the kernel that a Thompson draw puts first, within a budget of expected loss.
+//! - A shift of one incumbent restarts its context's race; a shift of all of them is the clock's
+//!   ([`CommonMode`]) and restarts nothing.
+//!
+//! Validity of the proof: the bet by blocks allows serially correlated noise because its variance
+//! is the long-run one ([`NoiseModel`]), estimated, not known; the bet by pairs asks for a gain
+//! beyond what correlated noise reaches.
+
+mod budget;
+mod choice;
+mod config;
+mod context;
+mod drift;
+mod evidence;
+mod explain;
+mod features;
+mod health;
+mod learning;
+mod memory;
+mod moments;
+mod noise;
+mod policy;
+mod prior;
+mod probe;
+mod serving;
+mod tickets;
+
+#[cfg(test)]
+mod tests;
+
+pub use budget::ProbeBudget;
+pub use choice::{Choice, ChoiceReason, ChooseError, Conditions, Outcome, Recorded, Ticket};
+pub use config::{AdaptiveConfig, Mode};
+pub use context::Retirement;
+pub use drift::{CommonMode, Cusum};
+pub use evidence::{PairedTest, Wealth, log_wealth};
+pub use explain::{AdaptiveExplanation, ArmVerdict, ConsideredArm};
+pub use features::{CallFeatures, Coordinates, ExpertLoad};
+pub use health::{Fitness, Health, MAX_FAILURES};
+pub use memory::{MemoryGauge, MemoryLevel};
+pub use moments::Moments;
+pub use noise::NoiseModel;
+pub use policy::{AdaptivePolicy, ArmsError, Totals};
+pub use prior::{Arm, CostCoefficients, MachineLimits};

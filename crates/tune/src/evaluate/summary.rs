@@ -1,0 +1,49 @@
+use std::fmt;
+
+use chacha20::ChaCha8Rng;
+use rand::{RngExt, SeedableRng};
+
+/// A mean over seeds and its 95 % bootstrap interval.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Summary {
+    /// The mean.
+    pub mean: f64,
+    /// Lower end.
+    pub low: f64,
+    /// Upper end.
+    pub high: f64,
+}
+
+impl Summary {
+    const RESAMPLES: usize = 2000;
+
+    /// Resamples `values`, one a seed, with a fixed seed of its own; NaNs are left out.
+    pub fn of(values: impl IntoIterator<Item = f64>) -> Self {
+        let values: Vec<f64> = values.into_iter().filter(|v| !v.is_nan()).collect();
+        if values.is_empty() {
+            return Self { mean: f64::NAN, low: f64::NAN, high: f64::NAN };
+        }
+        let mut rng = ChaCha8Rng::seed_from_u64(0);
+        let n = values.len();
+        let mut resample =
+            |_| (0..n).map(|_| values[rng.random_range(0..n)]).sum::<f64>() / n as f64;
+        let mut means: Vec<f64> = (0..Self::RESAMPLES).map(&mut resample).collect();
+        means.sort_by(f64::total_cmp);
+        Self {
+            mean: values.iter().sum::<f64>() / n as f64,
+            low: means[Self::RESAMPLES / 40],
+            high: means[Self::RESAMPLES - 1 - Self::RESAMPLES / 40],
+        }
+    }
+}
+
+impl fmt::Display for Summary {
+    /// In percent with two decimals; a dash where nothing was measured.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.mean.is_nan() {
+            return f.write_str("—");
+        }
+        let [mean, low, high] = [self.mean, self.low, self.high].map(|share| 100.0 * share);
+        write!(f, "{mean:.2} [{low:.2}, {high:.2}]")
+    }
+}
