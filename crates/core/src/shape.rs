@@ -48,6 +48,11 @@ impl LayerShape {
     pub const fn padded_intermediate(&self) -> usize {
         self.intermediate_size.next_multiple_of(HADAMARD)
     }
+
+    /// Weights of one expert's three projections, padding included, since it is computed too.
+    pub const fn weights_per_expert(&self) -> u64 {
+        3 * self.padded_hidden() as u64 * self.padded_intermediate() as u64
+    }
 }
 
 /// A dimension of zero, or one too large to be a model's.

@@ -46,8 +46,7 @@ const PROBES: [(usize, usize, usize); 12] = [
 
 /// The time of a call in nanoseconds, going by a kernel's cost model.
 pub fn predict_ns(cost: &CostCoefficients, work: &Workload, rows_per_decode: usize) -> f64 {
-    let beta = [cost.launch_ns, cost.ns_per_decoded_weight, cost.ns_per_mac, cost.ns_per_pair];
-    columns(work, rows_per_decode).iter().zip(beta).map(|(x, b)| x * b).sum()
+    cost.time_ns(work.decoded_weights(rows_per_decode), work.macs(), work.num_pairs())
 }
 
 fn columns(work: &Workload, rows_per_decode: usize) -> [f64; nnls::N] {

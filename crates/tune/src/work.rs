@@ -12,8 +12,7 @@ pub struct Workload {
 impl Workload {
     /// The work of a call whose experts get `loads` rows, one entry per expert.
     pub fn new(shape: &LayerShape, loads: Vec<u32>) -> Self {
-        let matrix = shape.padded_hidden() as u64 * shape.padded_intermediate() as u64;
-        Self { weights_per_expert: 3 * matrix, loads }
+        Self { weights_per_expert: shape.weights_per_expert(), loads }
     }
 
     /// The work of a routed call.

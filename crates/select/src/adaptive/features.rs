@@ -24,27 +24,23 @@ pub struct CallFeatures<'a> {
 }
 
 impl CallFeatures<'_> {
-    /// Weights of one expert: `3 · hidden_size · intermediate_size`.
-    pub fn weights_per_expert(&self) -> u64 {
-        3 * self.shape.hidden_size as u64 * self.shape.intermediate_size as u64
-    }
-
-    /// Weights that a kernel decodes: `Σ_experts ⌈rows / rows_per_decode⌉ · weights_per_expert`.
+    /// Weights that a kernel decodes: `Σ_experts ⌈rows / rows_per_decode⌉ ·
+    /// weights_per_expert`, as [`LayerShape::weights_per_expert`] counts them.
     pub fn decoded_weights(&self, rows_per_decode: usize) -> u64 {
         let shared = rows_per_decode.max(1) as u64;
         let decodes: u64 = self.loads.iter().map(|l| u64::from(l.rows).div_ceil(shared)).sum();
-        decodes * self.weights_per_expert()
+        decodes * self.shape.weights_per_expert()
     }
 
     /// Multiply-adds: `num_pairs · weights_per_expert`.
     pub fn macs(&self) -> u64 {
-        self.facts.num_pairs as u64 * self.weights_per_expert()
+        self.facts.num_pairs as u64 * self.shape.weights_per_expert()
     }
 
     /// Trellis bytes of the active experts, each counted once.
     pub fn bytes(&self) -> u64 {
         let bytes = |l: &ExpertLoad| {
-            l.tuple.trellis_bytes(self.shape.hidden_size, self.shape.intermediate_size)
+            l.tuple.trellis_bytes(self.shape.padded_hidden(), self.shape.padded_intermediate())
         };
         self.loads.iter().map(bytes).sum()
     }

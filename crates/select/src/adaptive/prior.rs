@@ -19,11 +19,16 @@ pub struct CostCoefficients {
 impl CostCoefficients {
     /// The estimate for a call, at least one nanosecond.
     pub fn estimate_ns(&self, features: &CallFeatures<'_>, rows_per_decode: usize) -> f64 {
-        let estimate = self.launch_ns
-            + self.ns_per_decoded_weight * features.decoded_weights(rows_per_decode) as f64
-            + self.ns_per_mac * features.macs() as f64
-            + self.ns_per_pair * features.facts.num_pairs as f64;
-        estimate.max(1.0)
+        let decoded_weights = features.decoded_weights(rows_per_decode);
+        self.time_ns(decoded_weights, features.macs(), features.facts.num_pairs as u64).max(1.0)
+    }
+
+    /// The model itself: nanoseconds for so much work.
+    pub fn time_ns(&self, decoded_weights: u64, macs: u64, num_pairs: u64) -> f64 {
+        self.launch_ns
+            + self.ns_per_decoded_weight * decoded_weights as f64
+            + self.ns_per_mac * macs as f64
+            + self.ns_per_pair * num_pairs as f64
     }
 
     /// Whether every coefficient is finite and non-negative.
