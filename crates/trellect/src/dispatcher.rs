@@ -162,10 +162,10 @@ impl Dispatcher {
         if routing.num_tokens() == 0 {
             return Ok(report);
         }
-        let tuples: Vec<BitTuple> = report.rows_per_tuple.iter().map(|(tuple, _)| *tuple).collect();
-        let widths = self.widths(routing);
-        let facts = self.facts(routing, &tuples);
-        let request = self.request(facts, &widths, &report, self.available.as_deref());
+        let active = Active::new(self.layer.expert_tuples(), routing, &report);
+        let request = self.request(routing, &report, &active);
+        let facts = request.call;
+        let request = Request { available: self.available.as_deref(), ..request };
         let decision = self.policy.select(&request, &self.candidates)?;
         report.decision = Some(decision);
         match self.launch(decision.kernel, &call, out) {
@@ -218,10 +218,9 @@ impl Dispatcher {
             return Err(CallError::Experts { found, expected }.into());
         }
         let report = self.describe(routing);
-        let tuples: Vec<BitTuple> = report.rows_per_tuple.iter().map(|(tuple, _)| *tuple).collect();
-        let widths = self.widths(routing);
-        let facts = self.facts(routing, &tuples);
-        let request = self.request(facts, &widths, &report, self.available.as_deref());
+        let active = Active::new(self.layer.expert_tuples(), routing, &report);
+        let request = self.request(routing, &report, &active);
+        let request = Request { available: self.available.as_deref(), ..request };
         let mut explanation = self.policy.explain(&request, &self.candidates)?;
         let failed = self
             .quarantined
@@ -282,40 +281,30 @@ impl Dispatcher {
         }
     }
 
-    /// The widths of every active expert's projections.
-    fn widths(&self, routing: &Routing) -> Vec<Bits> {
-        let tuples = self.layer.expert_tuples();
-        routing.active_experts().iter().flat_map(|&e| tuples[e as usize].widths()).collect()
-    }
-
-    fn facts<'a>(&mut self, routing: &Routing, active_tuples: &'a [BitTuple]) -> CallFacts<'a> {
+    /// What the policy is asked, but for the caller's list of kernels.
+    fn request<'a>(
+        &mut self,
+        routing: &Routing,
+        report: &Report,
+        active: &'a Active,
+    ) -> Request<'a> {
         let memory = self.memory();
         // What the queue holds already costs nothing more.
         let limit = memory.available.saturating_add(self.queue.workspace_bytes());
-        CallFacts {
+        let call = CallFacts {
             num_tokens: routing.num_tokens(),
             num_pairs: routing.num_pairs(),
-            active_tuples,
+            active_tuples: &active.tuples,
             numeric: self.numeric,
             workspace_limit: (memory.total > 0).then_some(limit),
-        }
-    }
-
-    fn request<'a>(
-        &self,
-        call: CallFacts<'a>,
-        active_bits: &'a [Bits],
-        report: &Report,
-        available: Option<&'a [KernelId]>,
-    ) -> Request<'a> {
+        };
         // One token names each expert once: its shares say nothing about skew.
         let share = (call.num_tokens > 1).then_some(report.pattern.top_expert_share);
         Request {
-            call,
-            active_bits,
+            active_bits: &active.widths,
             memory_pressure: report.memory_pressure,
             top_expert_share: share,
-            available,
+            ..Request::new(call)
         }
     }
 
@@ -380,6 +369,24 @@ impl Dispatcher {
             }
         }
         None
+    }
+}
+
+/// What a request borrows.
+struct Active {
+    /// The distinct tuples of the active experts.
+    tuples: Vec<BitTuple>,
+    /// The widths of every active expert's projections.
+    widths: Vec<Bits>,
+}
+
+impl Active {
+    fn new(expert_tuples: &[BitTuple], routing: &Routing, report: &Report) -> Self {
+        let experts = routing.active_experts().iter();
+        Self {
+            tuples: report.rows_per_tuple.iter().map(|(tuple, _)| *tuple).collect(),
+            widths: experts.flat_map(|&expert| expert_tuples[expert as usize].widths()).collect(),
+        }
     }
 }
 
