@@ -102,12 +102,19 @@ fn select(timer_ns: usize, report_every: u16, publishes: bool) {
 fn feedback(timer_ns: usize) {
     let (mut producer, mut consumer) = feedback_ring(1 << 12);
     let plan = Plan { kernel: 1, launch: 0, epoch: 0, report_every: 1 };
-    let flags = OutcomeFlags::NONE;
     let mut number = 0;
     report("feedback push", timer_ns, || {
         number += 1;
         let context = ContextKey(number);
-        let outcome = Outcome { context, plan, ticket: None, flags, nanoseconds: number };
+        let outcome = Outcome {
+            context,
+            plan,
+            ticket: None,
+            flags: OutcomeFlags::NONE,
+            num_pairs: 8,
+            num_decodes: 8,
+            nanoseconds: number,
+        };
         if !producer.push(outcome) {
             consumer.drain().for_each(|outcome| {
                 black_box(outcome);

@@ -58,8 +58,15 @@ fn the_path_allocates_and_frees_nothing() {
             };
             assert_eq!(selected.plan.epoch, epoch);
             let (plan, ticket) = (selected.plan, selected.ticket);
-            let flags = OutcomeFlags::NONE;
-            producer.push(Outcome { context, plan, ticket, flags, nanoseconds: 1 });
+            producer.push(Outcome {
+                context,
+                plan,
+                ticket,
+                flags: OutcomeFlags::NONE,
+                num_pairs: 1,
+                num_decodes: 1,
+                nanoseconds: 1,
+            });
         }
         outcomes += consumer.drain().count();
         assert_eq!(ALLOCATIONS.get() - before, 0);

@@ -6,6 +6,7 @@
 //! survives the death of its process. Files that cannot be used are set aside under another name,
 //! never deleted.
 
+mod journal;
 mod jsonl;
 mod location;
 mod open;
@@ -21,6 +22,7 @@ use trellect_core::{KernelId, NumericClass};
 use crate::fingerprint::Fingerprint;
 use crate::statistics::Statistics;
 
+pub use journal::{ContextCall, ContextLoad, ContextNote, Journal, SelectionCount, SwitchNote};
 pub use jsonl::{ImportError, LineFault};
 pub use location::{HISTORY_VARIABLE, default_location};
 pub use open::Outcome;
@@ -62,7 +64,7 @@ pub struct EnvironmentSummary {
 pub enum Prune<'a> {
     /// Those without a latency since this date, in seconds since 1970.
     OlderThan(u64),
-    /// Those of this environment, and the environment itself.
+    /// Everything of this environment, and the environment itself.
     Environment(&'a str),
 }
 
@@ -141,7 +143,7 @@ impl History {
         Ok(found.into_values().collect())
     }
 
-    /// Removes records and returns how many.
+    /// Removes what was kept and returns the number of rows.
     ///
     /// # Errors
     /// [`HistoryError`].
@@ -152,7 +154,12 @@ impl History {
                 .execute("DELETE FROM records WHERE last_unix_s < ?1", [signed(unix_s)])?,
             Prune::Environment(id) => {
                 transaction.execute("DELETE FROM environments WHERE id = ?1", [id])?;
-                transaction.execute("DELETE FROM records WHERE environment = ?1", [id])?
+                let mut removed = 0;
+                for table in journal::TABLES {
+                    let sql = format!("DELETE FROM {table} WHERE environment = ?1");
+                    removed += transaction.execute(&sql, [id])?;
+                }
+                removed
             }
         };
         transaction.commit()?;

@@ -7,8 +7,12 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use trellect_core::NumericClass;
+use trellect_tune::calibrate::StoredCalibration;
 use trellect_tune::fingerprint::Fingerprint;
-use trellect_tune::history::{History, HistoryError, ImportError, Outcome, Prune, Record};
+use trellect_tune::history::{
+    ContextCall, ContextLoad, ContextNote, History, HistoryError, ImportError, Journal, Outcome,
+    Prune, Record, SelectionCount, SwitchNote,
+};
 use trellect_tune::statistics::Statistics;
 
 const WRITER: &str = "TRELLECT_TEST_WRITER";
@@ -120,6 +124,93 @@ fn merged_records_load_as_if_taken_together() {
     assert_eq!(history.prune(Prune::OlderThan(2_010)).unwrap(), 1);
     assert_eq!(history.prune(Prune::Environment(&environment().id())).unwrap(), 1);
     assert!(history.environments().unwrap().is_empty());
+}
+
+fn journal(calls: u64) -> Journal {
+    let (kernel, other) = (KERNEL.parse().unwrap(), "moe_trellis_swiglu".parse().unwrap());
+    let loads = [(2, "6_2_3"), (1, "6_2_3"), (1, "6_3_4")];
+    let load = |(rows, tuple): (u32, &str)| ContextLoad { tuple: tuple.parse().unwrap(), rows };
+    let call = ContextCall {
+        hidden_size: 256,
+        intermediate_size: 128,
+        num_experts: 8,
+        num_tokens: 2,
+        loads: loads.map(load).into(),
+    };
+    let (reason, lost_ns) = ("incumbent".into(), 3);
+    Journal {
+        records: vec![record(1, &vec![10; calls as usize])],
+        contexts: vec![ContextNote {
+            context: 1,
+            bucket: "prefill4".into(),
+            call,
+            incumbent: kernel,
+        }],
+        selections: vec![SelectionCount {
+            context: 1,
+            kernel,
+            reason,
+            calls,
+            total_ns: 10 * calls,
+            lost_ns,
+        }],
+        switches: vec![SwitchNote {
+            context: 1,
+            unix_s: 5,
+            from: other,
+            to: kernel,
+            pairs: 12.0,
+            gain: 0.3,
+            log_wealth: 9.5,
+            needed: 9.0,
+        }],
+    }
+}
+
+#[test]
+fn journals_add_up_and_come_back() {
+    let (_directory, path) = directory();
+    let id = environment().id();
+    open(&path).add(&id, &journal(3)).unwrap();
+    let mut history = open(&path);
+    history.add(&id, &journal(2)).unwrap();
+    let mut expected = journal(5);
+    expected.selections[0].lost_ns = 6;
+    expected.switches.extend(journal(0).switches);
+    assert_eq!(history.journal(&id).unwrap(), expected);
+    assert_eq!(
+        expected.contexts[0].call.to_string(),
+        "2 tokens, 3 of 8 experts with up to 2 each: 2 x 6_2_3, 1 x 6_3_4"
+    );
+    assert_eq!(history.journal("nowhere").unwrap(), Journal::default());
+    assert!(history.prune(Prune::Environment(&id)).unwrap() > 0);
+    assert_eq!(history.journal(&id).unwrap(), Journal::default());
+}
+
+#[test]
+fn the_first_calibration_stays() {
+    let (_directory, path) = directory();
+    let id = environment().id();
+    let stored = |bytes_per_ns| StoredCalibration { bytes_per_ns, kernels: Vec::new() };
+    let mut history = open(&path);
+    assert_eq!(history.calibration(&id).unwrap(), None);
+    assert_eq!(history.keep_calibration(&id, &stored(1.5)).unwrap(), stored(1.5));
+    assert_eq!(open(&path).keep_calibration(&id, &stored(2.5)).unwrap(), stored(1.5));
+}
+
+#[test]
+fn a_file_of_the_first_schema_gains_what_it_lacks() {
+    let (_directory, path) = directory();
+    open(&path).merge(&[record(1, &[10])]).unwrap();
+    let database = rusqlite::Connection::open(&path).unwrap();
+    for table in ["contexts", "selections", "switches", "calibrations"] {
+        database.execute(&format!("DROP TABLE {table}"), []).unwrap();
+    }
+    database.pragma_update(None, "user_version", 1).unwrap();
+    drop(database);
+    let mut history = open(&path);
+    history.add(&environment().id(), &journal(2)).unwrap();
+    assert_eq!(count(&history), 3);
 }
 
 #[test]

@@ -27,8 +27,15 @@
 //!     let selected = reader.select(context).expect("the table knows this context");
 //!     if selected.ticket.is_some() {
 //!         let (plan, ticket) = (selected.plan, selected.ticket);
-//!         let flags = OutcomeFlags::NONE;
-//!         producer.push(Outcome { context, plan, ticket, flags, nanoseconds: 81_000 });
+//!         producer.push(Outcome {
+//!             context,
+//!             plan,
+//!             ticket,
+//!             flags: OutcomeFlags::NONE,
+//!             num_pairs: 8,
+//!             num_decodes: 8,
+//!             nanoseconds: 81_000,
+//!         });
 //!     }
 //! }
 //! assert_eq!(consumer.drain().count(), 1);

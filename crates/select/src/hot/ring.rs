@@ -17,6 +17,10 @@ pub struct Outcome {
     pub ticket: Option<Ticket>,
     /// What else there is to say.
     pub flags: OutcomeFlags,
+    /// (token, expert) pairs of the call.
+    pub num_pairs: u32,
+    /// How often the kernel decoded an expert's weights for it.
+    pub num_decodes: u32,
     /// The kernel's time; 0 if it was not measured.
     pub nanoseconds: u64,
 }
@@ -32,6 +36,10 @@ impl OutcomeFlags {
     pub const MISS: Self = Self(1);
     /// The launch failed, and another kernel served the call.
     pub const FAILED: Self = Self(2);
+    /// The plan's kernel could not serve this call, and this one did in its place.
+    pub const FALLBACK: Self = Self(4);
+    /// The result was wrong, and another kernel served the call.
+    pub const WRONG: Self = Self(8);
 
     /// Whether all remarks of `other` are made.
     pub const fn contains(self, other: Self) -> bool {
@@ -47,22 +55,25 @@ impl BitOr for OutcomeFlags {
     }
 }
 
-type Words = [u64; 4];
+type Words = [u64; 5];
 
 impl Outcome {
     fn to_words(self) -> Words {
         let ticket = self.ticket.map_or(0, |ticket| ticket.0.get());
         let remarks = u64::from(ticket) | u64::from(self.flags.0) << 32;
-        [self.context.0, self.plan.to_bits(), remarks, self.nanoseconds]
+        let work = u64::from(self.num_pairs) | u64::from(self.num_decodes) << 32;
+        [self.context.0, self.plan.to_bits(), remarks, work, self.nanoseconds]
     }
 
-    fn from_words([context, plan, remarks, nanoseconds]: Words) -> Self {
+    fn from_words([context, plan, remarks, work, nanoseconds]: Words) -> Self {
         Self {
             context: ContextKey(context),
             plan: Plan::from_bits(plan),
             // The casts take the halves.
             ticket: NonZeroU32::new(remarks as u32).map(Ticket),
             flags: OutcomeFlags((remarks >> 32) as u32),
+            num_pairs: work as u32,
+            num_decodes: (work >> 32) as u32,
             nanoseconds,
         }
     }
@@ -70,7 +81,7 @@ impl Outcome {
 
 /// A bounded queue of [`Outcome`]s from one thread to another, in order.
 ///
-/// Holds at least `capacity` records, rounded up to a power of two, of 32 bytes each. Either end
+/// Holds at least `capacity` records, rounded up to a power of two, of 64 bytes each. Either end
 /// may be dropped first: what was pushed can still be drained, and pushing into a ring without a
 /// consumer fills it and then only counts.
 ///
@@ -108,8 +119,8 @@ struct Line<T>(T);
 /// One [`Outcome`] in words that may be read and written without unsafe code. Only the thread
 /// between whose positions it lies touches it, so the words need no ordering of their own.
 #[derive(Default)]
-#[repr(align(32))]
-struct Record([AtomicU64; 4]);
+#[repr(align(64))]
+struct Record([AtomicU64; 5]);
 
 impl Record {
     fn store(&self, words: Words) {
@@ -268,6 +279,8 @@ mod tests {
             plan: Plan::from_bits(!number),
             ticket: None,
             flags: OutcomeFlags::NONE,
+            num_pairs: 8,
+            num_decodes: 4,
             nanoseconds: number + 1,
         }
     }

@@ -18,6 +18,8 @@ fn outcome(number: u64) -> Outcome {
         plan: plan(!number),
         ticket: None,
         flags: OutcomeFlags::NONE,
+        num_pairs: 8,
+        num_decodes: 4,
         nanoseconds: number,
     }
 }
@@ -199,6 +201,8 @@ fn outcomes_survive_the_ring() {
         plan: Plan { kernel: 1, launch: 2, epoch: 3, report_every: 4 },
         ticket: Some(Ticket(u32::MAX.try_into().expect("not 0"))),
         flags: OutcomeFlags::MISS | OutcomeFlags::FAILED,
+        num_pairs: u32::MAX,
+        num_decodes: 1,
         nanoseconds: u64::MAX,
     };
     assert!(producer.push(sent));

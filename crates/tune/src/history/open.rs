@@ -8,6 +8,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use rusqlite::{Connection, OpenFlags, TransactionBehavior};
 
+use super::journal::SCHEMA_2;
 use super::location::{default_location, is_remote};
 use super::{History, HistoryError};
 
@@ -19,7 +20,8 @@ const SCHEMA: i32 = MIGRATIONS.len() as i32;
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Statement `n` leads from schema `n` to schema `n + 1`.
-const MIGRATIONS: [&str; 1] = ["
+const MIGRATIONS: [&str; 2] = [
+    "
     CREATE TABLE environments (id TEXT PRIMARY KEY, fingerprint TEXT NOT NULL) WITHOUT ROWID;
     CREATE TABLE records (
         environment TEXT NOT NULL,
@@ -36,7 +38,9 @@ const MIGRATIONS: [&str; 1] = ["
         last_unix_s INTEGER NOT NULL,
         PRIMARY KEY (environment, kernel, context, class)
     ) WITHOUT ROWID;
-"];
+",
+    SCHEMA_2,
+];
 
 /// What became of the file.
 #[derive(Debug)]
