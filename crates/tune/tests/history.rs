@@ -7,9 +7,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use trellect_core::NumericClass;
+use trellect_select::LatencyStatistics;
 use trellect_tune::fingerprint::Fingerprint;
 use trellect_tune::history::{History, HistoryError, ImportError, Outcome, Prune, Record};
-use trellect_tune::statistics::Statistics;
 
 const WRITER: &str = "TRELLECT_TEST_WRITER";
 const READER: &str = "TRELLECT_TEST_READER";
@@ -20,7 +20,7 @@ fn environment() -> Fingerprint {
 }
 
 fn record(context: u64, latencies: &[u64]) -> Record {
-    let mut statistics = Statistics::default();
+    let mut statistics = LatencyStatistics::default();
     latencies.iter().for_each(|&ns| statistics.observe(NonZeroU64::new(ns).unwrap()));
     Record {
         environment: environment().id(),
