@@ -2,7 +2,7 @@
 //! they are used. Those of another environment are a prior, the wider the more differs.
 
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
+use std::fmt::{self, Write as _};
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -107,6 +107,14 @@ pub struct Difference {
     pub new: Option<String>,
 }
 
+impl fmt::Display for Difference {
+    /// `threads 4 instead of 2`, new before old.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let value = |side: &Option<String>| side.clone().unwrap_or_else(|| "none".into());
+        write!(f, "{} {} instead of {}", self.field, value(&self.new), value(&self.old))
+    }
+}
+
 /// How much of one environment holds in another.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Match {
@@ -189,6 +197,8 @@ mod tests {
             old: Some("1".into()),
             new: Some("2".into()),
         }));
+        let texts: Vec<String> = threads.differences().iter().map(|d| d.to_string()).collect();
+        assert!(texts.contains(&"threads 2 instead of 1".into()), "{texts:?}");
         assert_eq!(threads.variance_factor(), 16.0);
         let fields: Vec<String> = differences(&here.hard, &cpu(1, Isa::Generic).hard)
             .into_iter()

@@ -18,9 +18,9 @@ use rusqlite::{
     Connection, ErrorCode, OptionalExtension, Row, Transaction, TransactionBehavior, params,
 };
 use trellect_core::{KernelId, NumericClass};
+use trellect_select::LatencyStatistics;
 
 use crate::fingerprint::Fingerprint;
-use crate::statistics::Statistics;
 
 pub use journal::{ContextCall, ContextLoad, ContextNote, Journal, SelectionCount, SwitchNote};
 pub use jsonl::{ImportError, LineFault};
@@ -39,7 +39,7 @@ pub struct Record {
     /// The class that was asked for.
     pub class: NumericClass,
     /// The latencies.
-    pub statistics: Statistics,
+    pub statistics: LatencyStatistics,
     /// When the first was taken, in seconds since 1970.
     pub first_unix_s: u64,
     /// When the last was taken, in seconds since 1970.
@@ -240,7 +240,7 @@ fn read_record(row: &Row<'_>) -> rusqlite::Result<Record> {
     let kernel: String = row.get(1)?;
     let class: String = row.get(3)?;
     let histogram: Vec<u8> = row.get(9)?;
-    let statistics = Statistics {
+    let statistics = LatencyStatistics {
         count: unsigned(row, 4)?,
         sum: row.get(5)?,
         sum_squares: row.get(6)?,
@@ -353,7 +353,7 @@ mod tests {
     fn a_full_disk_is_an_error_and_loses_nothing() {
         let mut history = History::in_memory();
         let record = |context| {
-            let mut statistics = Statistics::default();
+            let mut statistics = LatencyStatistics::default();
             statistics.observe(NonZeroU64::MIN);
             let kernel = "moe_trellis_swiglu".parse().unwrap();
             let (environment, class) = ("here".into(), NumericClass::Half);

@@ -2,7 +2,6 @@
 //!
 //! - [`history`]: latencies of every kernel and context, kept between processes in SQLite;
 //! - [`fingerprint`]: what was measured where, and how far to trust it elsewhere;
-//! - [`statistics`]: the sums that both keep, which merge by addition;
 //! - [`calibrate`]: a linear cost model of every kernel, fitted to a few launches;
 //! - [`bandwidth`]: what memory delivers, the ceiling of every kernel;
 //! - [`matrix`]: every kernel timed in every context, for judging policies offline;
@@ -19,6 +18,5 @@ pub mod history;
 mod launch;
 pub mod matrix;
 mod nnls;
-pub mod statistics;
 mod text;
 pub mod work;

@@ -7,13 +7,13 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use trellect_core::NumericClass;
+use trellect_select::LatencyStatistics;
 use trellect_tune::calibrate::StoredCalibration;
 use trellect_tune::fingerprint::Fingerprint;
 use trellect_tune::history::{
     ContextCall, ContextLoad, ContextNote, History, HistoryError, ImportError, Journal, Outcome,
     Prune, Record, SelectionCount, SwitchNote,
 };
-use trellect_tune::statistics::Statistics;
 
 const WRITER: &str = "TRELLECT_TEST_WRITER";
 const READER: &str = "TRELLECT_TEST_READER";
@@ -24,7 +24,7 @@ fn environment() -> Fingerprint {
 }
 
 fn record(context: u64, latencies: &[u64]) -> Record {
-    let mut statistics = Statistics::default();
+    let mut statistics = LatencyStatistics::default();
     latencies.iter().for_each(|&ns| statistics.observe(NonZeroU64::new(ns).unwrap()));
     Record {
         environment: environment().id(),
@@ -162,7 +162,6 @@ fn journal(calls: u64) -> Journal {
             pairs: 12.0,
             gain: 0.3,
             log_wealth: 9.5,
-            needed: 9.0,
         }],
     }
 }

@@ -36,6 +36,11 @@ impl ProbeBudget {
         enough
     }
 
+    /// Expected loss that may be taken now.
+    pub const fn tokens_ns(&self) -> f64 {
+        self.tokens_ns
+    }
+
     /// Expected loss of all probes so far.
     pub const fn lost_ns(&self) -> f64 {
         self.lost_ns

@@ -1,3 +1,7 @@
+use std::fmt;
+use std::str::FromStr;
+
+use super::ReplayMismatch;
 use crate::ContextKey;
 
 /// Names one decision, for its feedback.
@@ -19,9 +23,22 @@ pub enum ChoiceReason {
     Recovery,
     /// The incumbent may not serve this call.
     Fallback,
+    /// A leg of an idle sweep: nobody waits for it.
+    Sweep,
 }
 
 impl ChoiceReason {
+    /// Every reason.
+    pub const ALL: [ChoiceReason; 7] = [
+        Self::Incumbent,
+        Self::Default,
+        Self::Probe,
+        Self::Control,
+        Self::Recovery,
+        Self::Fallback,
+        Self::Sweep,
+    ];
+
     /// The reason's name in logs and metrics.
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -31,12 +48,39 @@ impl ChoiceReason {
             Self::Control => "control",
             Self::Recovery => "recovery",
             Self::Fallback => "fallback",
+            Self::Sweep => "sweep",
         }
     }
 }
 
+impl fmt::Display for ChoiceReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+impl FromStr for ChoiceReason {
+    type Err = UnknownChoiceReason;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let found = Self::ALL.into_iter().find(|reason| reason.as_str() == text);
+        found.ok_or_else(|| UnknownChoiceReason { found: text.into() })
+    }
+}
+
+/// A text that names no reason.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "`{found}` is no reason of a choice: expected incumbent, default, probe, control, recovery, \
+         fallback or sweep"
+)]
+pub struct UnknownChoiceReason {
+    /// The text found.
+    pub found: Box<str>,
+}
+
 /// A decision.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Choice {
     /// Index of the kernel among the policy's arms.
     pub kernel: usize,
@@ -44,9 +88,6 @@ pub struct Choice {
     pub reason: ChoiceReason,
     /// To be handed back with the latency.
     pub ticket: Ticket,
-    /// Probability of this kernel given the challenger that was drawn: ½ for a pair's first leg,
-    /// else 1.
-    pub propensity: f64,
     /// The context decided for.
     pub context: ContextKey,
 }
@@ -79,6 +120,9 @@ pub enum ChooseError {
         /// Number of arms.
         arms: usize,
     },
+    /// The log that is replayed says something else of this call, or nothing.
+    #[error(transparent)]
+    Replay(#[from] ReplayMismatch),
 }
 
 /// What became of a decision's launch.
@@ -108,8 +152,13 @@ pub enum Recorded {
     Failure,
     /// Zero, negative, NaN or infinite; nothing is learned.
     BadLatency,
-    /// The mode does not learn.
+    /// Kept as evidence; the mode does not learn.
     NotLearning,
+    /// Counted and kept as evidence; nothing is learned from a call that the policy was not asked
+    /// for, since the work in it is not known.
+    Counted,
+    /// No arm has this index.
+    UnknownKernel,
     /// No such decision was ever made.
     UnknownTicket,
     /// Answered before, or so late that the decision is forgotten.

@@ -4,8 +4,13 @@ pub enum Mode {
     /// Probes, learns and switches.
     #[default]
     Learn,
-    /// Serves what has been learned; probes nothing and learns nothing.
+    /// Serves what has been learned: no probe, no switch, no new context, and nothing that is
+    /// recorded changes a later decision, failures aside. Latencies are still kept as evidence for
+    /// the history: they cost nothing, and a frozen service is where most of them arise.
     Frozen,
+    /// Serves what a decision log says ([`AdaptivePolicy::replay`](super::AdaptivePolicy::replay));
+    /// learns as little as when frozen.
+    Replay,
     /// Serves the rules' pick.
     Off,
 }
@@ -45,6 +50,18 @@ pub struct AdaptiveConfig {
     pub max_refresh_calls: u64,
     /// Decisions that may wait for their feedback; the oldest is forgotten first.
     pub max_pending: usize,
+    /// Contexts remembered, at least 1; the least recently used are forgotten first.
+    pub max_contexts: usize,
+    /// Every so many calls of a context in which nobody is near a challenge one should still ask the
+    /// policy, so that drift is noticed; 1: every call.
+    pub settled_ask_every: u16,
+    /// One in so many foreseeable decisions is logged, see
+    /// [`DecisionRecord`](super::DecisionRecord); 0: none.
+    pub log_one_in: u32,
+    /// Decisions that the log holds until they are drained; the oldest is dropped first.
+    pub log_capacity: usize,
+    /// Share of the time that idle sweeps may take.
+    pub sweep_share: f64,
 }
 
 impl Default for AdaptiveConfig {
@@ -65,6 +82,11 @@ impl Default for AdaptiveConfig {
             refresh_calls: 512,
             max_refresh_calls: 4096,
             max_pending: 4096,
+            max_contexts: 4096,
+            settled_ask_every: 8,
+            log_one_in: 64,
+            log_capacity: 4096,
+            sweep_share: 0.1,
         }
     }
 }

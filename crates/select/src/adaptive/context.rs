@@ -57,6 +57,12 @@ pub(crate) struct Context {
     /// Moving average of the incumbent's latest residuals, the clock's part included.
     pub(crate) recent: f64,
     pub(crate) open_leg: Option<OpenLeg>,
+    /// Whether the latest look found nobody who might challenge.
+    pub(crate) settled: bool,
+    /// The policy's call count at the latest use.
+    pub(crate) used_at: u64,
+    /// Number of the latest idle sweep.
+    pub(crate) swept_at: u64,
 }
 
 impl Context {

@@ -40,7 +40,7 @@ fn ln_two_exp_phi(z: f64) -> f64 {
 
 /// The normal distribution function, by the error function's rational approximation
 /// (Abramowitz and Stegun 7.1.26, error below 1.5e-7) scaled so that small tails stay positive.
-fn phi(z: f64) -> f64 {
+pub(super) fn phi(z: f64) -> f64 {
     let x = z.abs() / std::f64::consts::SQRT_2;
     let t = 1.0 / (1.0 + 0.327_591_1 * x);
     let poly = t

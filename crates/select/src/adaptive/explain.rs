@@ -3,8 +3,9 @@ use std::fmt;
 use trellect_core::{KernelId, WhyNot};
 
 use super::context::{Context, Standing};
-use super::probe::Belief;
-use super::{AdaptivePolicy, Arm, CallFeatures, Fitness, PairedTest, Retirement, Wealth};
+use super::{
+    AdaptivePolicy, Arm, CallFeatures, Fitness, PairedTest, Provenance, Retirement, Wealth,
+};
 
 /// What the adaptive policy thinks of one call.
 #[derive(Clone, Debug, PartialEq)]
@@ -40,6 +41,8 @@ pub struct ConsideredArm {
     pub gain: f64,
     /// The bets on those pairs.
     pub wealth: Wealth,
+    /// Latencies imported of it for this context, and where from.
+    pub imported: Vec<(u64, Provenance)>,
     /// What became of it.
     pub verdict: ArmVerdict,
 }
@@ -103,6 +106,12 @@ impl fmt::Display for AdaptiveExplanation {
                 arm.wealth.better.max(arm.wealth.much_better),
                 arm.verdict,
             )?;
+            for (count, Provenance { variance_factor, reason }) in &arm.imported {
+                writeln!(
+                    f,
+                    "    began with {count} latencies, variance x{variance_factor}: {reason}"
+                )?;
+            }
         }
         Ok(())
     }
@@ -131,18 +140,7 @@ impl AdaptivePolicy {
         let Arm { spec, .. } = self.arms[kernel];
         let state = context.map(|context| &context.arms[kernel]);
         let test = state.map_or_else(PairedTest::default, |state| state.test.clone());
-        let token_bucket = self.coordinates(features).token_bucket;
-        let log_estimate = self.arms[kernel].estimate_ns(features).ln();
-        let belief = match context {
-            Some(context) => {
-                let Belief { mean, sd } = self.belief(context, kernel);
-                Belief { mean: mean - context.base[kernel] + log_estimate, sd }
-            }
-            None => Belief {
-                mean: log_estimate + self.pooled_effect(kernel, token_bucket),
-                sd: self.config.prior_sd,
-            },
-        };
+        let belief = self.predict(features, self.context_key(features), kernel);
         let fitness = self.health[kernel].fitness(self.now_ns);
         let verdict = match (spec.legal(&features.facts), context) {
             (Err(why), _) => ArmVerdict::Refused(why),
@@ -154,6 +152,7 @@ impl AdaptivePolicy {
                 _ => ArmVerdict::Unproven,
             },
         };
+        let imported = self.ledger.imported_of(self.context_key(features), spec.id);
         ConsideredArm {
             kernel: spec.id,
             bound_ns: self.limits.lower_bound_ns(features, spec.rows_per_decode),
@@ -163,6 +162,7 @@ impl AdaptivePolicy {
             pairs: test.pairs().n,
             gain: test.pairs().mean,
             wealth: test.wealth(self.config.margin, self.config.large_margin, &self.noise),
+            imported: imported.map(|(row, from)| (row.latencies.count, from.clone())).collect(),
             verdict,
         }
     }

@@ -1,3 +1,5 @@
+use std::collections::BTreeSet;
+
 use trellect_core::{BitTuple, CallFacts, KernelSpec, LayerShape};
 
 use super::MemoryLevel;
@@ -73,12 +75,12 @@ impl Coordinates {
         kernels: impl IntoIterator<Item = &'k KernelSpec>,
         memory: MemoryLevel,
     ) -> Self {
+        // Distinct, so that a kernel which vanishes takes no context with it as long as another
+        // one decodes for as many rows.
+        let rows: BTreeSet<usize> = kernels.into_iter().map(|k| k.rows_per_decode.max(1)).collect();
         let tokens = features.facts.num_tokens;
-        let steps = kernels
-            .into_iter()
-            .map(|kernel| bucket(tokens.div_ceil(kernel.rows_per_decode.max(1))));
         Self {
-            token_bucket: steps.sum(),
+            token_bucket: rows.into_iter().map(|rows| bucket(tokens.div_ceil(rows))).sum(),
             experts_bucket: bucket(features.loads.len()),
             load_bucket: bucket(features.max_load() as usize),
             tuple_sketch: tuple_sketch(features.loads),
@@ -131,6 +133,13 @@ fn tuple_sketch(loads: &[ExpertLoad]) -> u32 {
         hash.add(u64::from((total / rows).ilog2()));
     }
     (hash.0 ^ hash.0 >> 32) as u32
+}
+
+/// A hash of a text, the same on every machine and in every build.
+pub(super) fn digest(text: &str) -> u64 {
+    let mut hash = Fnv::new();
+    text.bytes().for_each(|byte| hash.add(u64::from(byte)));
+    hash.0
 }
 
 /// FNV-1a over 64-bit words: the same on every machine and in every build.

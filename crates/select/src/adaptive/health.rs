@@ -31,11 +31,14 @@ impl Health {
         self.until_ns = now_ns.saturating_add(seconds.saturating_mul(SECOND_NS));
     }
 
-    /// A launch worked. A blocked kernel stays blocked: the success is an older launch's.
-    pub fn succeed(&mut self, now_ns: u64) {
-        if self.fitness(now_ns) == Fitness::OnTrial {
+    /// A launch worked; whether that ends a trial. A blocked kernel stays blocked: the success is
+    /// an older launch's.
+    pub fn succeed(&mut self, now_ns: u64) -> bool {
+        let recovers = self.fitness(now_ns) == Fitness::OnTrial;
+        if recovers {
             *self = Self::default();
         }
+        recovers
     }
 
     /// What is allowed now.

@@ -1,4 +1,4 @@
-use super::context::Context;
+use super::context::{Context, Standing};
 use super::probe::Belief;
 use super::tickets::{Pair, Pending};
 use super::{AdaptivePolicy, Moments, Retirement};
@@ -24,11 +24,16 @@ impl AdaptivePolicy {
         of_bucket.map_or(of_kernel, |moments| moments.shrunk(of_kernel, BUCKET_WEIGHT))
     }
 
+    /// Variance that one sample's log latency counts with in a mean of many: correlation included.
+    pub(super) fn sample_variance(&self) -> f64 {
+        self.noise.pair_variance() / 2.0 * self.noise.inflation()
+    }
+
     /// The belief of a kernel's log latency in a context, the clock's part left out.
     pub(super) fn belief(&self, context: &Context, kernel: usize) -> Belief {
         let state = &context.arms[kernel];
         let towards = self.pooled_effect(kernel, context.coordinates.token_bucket);
-        let noise = self.noise.pair_variance() / 2.0 * self.noise.inflation();
+        let noise = self.sample_variance();
         let prior = self.prior_errors.mean;
         let weight = noise / prior;
         let idle_calls = (context.calls - state.sampled_at) as f64;
@@ -84,17 +89,27 @@ impl AdaptivePolicy {
         true
     }
 
-    pub(super) fn void_pair(&mut self, pending: &Pending) {
-        if let Some(pair) = pending.pair {
-            self.tickets.drop_pair(pair);
+    /// Adds a leg to its pairs. With the second leg of one the challenger's test decides.
+    pub(super) fn close_legs(
+        &mut self,
+        pending: &Pending,
+        residual: f64,
+    ) -> Option<(usize, usize)> {
+        let mut switched = None;
+        for &pair in &pending.pairs {
+            // A switch voids the pairs that are left: they are of an older epoch.
+            switched = self.close_leg(pending, pair, residual).or(switched);
         }
+        switched
     }
 
-    /// Adds a leg to its pair; with the second one the challenger's test decides.
-    pub(super) fn close_leg(&mut self, pending: &Pending, residual: f64) -> Option<(usize, usize)> {
-        let context = self.contexts.get_mut(&pending.context)?;
+    fn close_leg(&mut self, pending: &Pending, pair: u64, residual: f64) -> Option<(usize, usize)> {
+        let Some(context) = self.contexts.get_mut(&pending.context) else {
+            self.tickets.drop_pairs(&[pair]);
+            return None;
+        };
         let log_latency = residual + context.base[pending.kernel];
-        let closed = self.tickets.add_leg(pending.pair?, pending.kernel, log_latency)?;
+        let closed = self.tickets.add_leg(pair, pending.kernel, log_latency)?;
         let Pair { challenger, epoch, measured } = closed;
         let (_, other) = measured?;
         if epoch != context.epoch {
@@ -113,7 +128,11 @@ impl AdaptivePolicy {
             let from = context.incumbent;
             context.switch_to(challenger, config.refresh_calls);
             self.totals.switches += 1;
+            self.plan_version += 1;
             return Some((from, challenger));
+        }
+        if context.arms[challenger].standing != Standing::Racing {
+            return None;
         }
         if wealth.not_better.max(wealth.much_worse) >= RETIRING_WEALTH {
             context.retire(challenger, Retirement::Loses, config.max_refresh_calls);

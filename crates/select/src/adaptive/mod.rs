@@ -29,20 +29,27 @@ mod explain;
 mod features;
 mod health;
 mod learning;
+mod ledger;
+mod log;
 mod memory;
 mod moments;
 mod noise;
+mod plan;
 mod policy;
 mod prior;
 mod probe;
+mod replay;
 mod serving;
+mod sweep;
 mod tickets;
 
 #[cfg(test)]
 mod tests;
 
 pub use budget::ProbeBudget;
-pub use choice::{Choice, ChoiceReason, ChooseError, Conditions, Outcome, Recorded, Ticket};
+pub use choice::{
+    Choice, ChoiceReason, ChooseError, Conditions, Outcome, Recorded, Ticket, UnknownChoiceReason,
+};
 pub use config::{AdaptiveConfig, Mode};
 pub use context::Retirement;
 pub use drift::{CommonMode, Cusum};
@@ -50,8 +57,13 @@ pub use evidence::{PairedTest, Wealth, log_wealth};
 pub use explain::{AdaptiveExplanation, ArmVerdict, ConsideredArm};
 pub use features::{CallFeatures, Coordinates, ExpertLoad};
 pub use health::{Fitness, Health, MAX_FAILURES};
+pub use ledger::{Evidence, ImportEvidenceError, ImportSummary, Provenance};
+pub use log::DecisionRecord;
 pub use memory::{MemoryGauge, MemoryLevel};
 pub use moments::Moments;
 pub use noise::NoiseModel;
+pub use plan::Serving;
 pub use policy::{AdaptivePolicy, ArmsError, Totals};
 pub use prior::{Arm, CostCoefficients, MachineLimits};
+pub use replay::ReplayMismatch;
+pub use sweep::Sweep;

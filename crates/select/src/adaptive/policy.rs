@@ -2,10 +2,14 @@ use std::collections::BTreeMap;
 
 use chacha20::ChaCha8Rng;
 use rand::SeedableRng;
-use trellect_core::KernelSpec;
 
 use super::context::Context;
 use super::drift::CommonMode;
+use super::features::digest;
+use super::ledger::Ledger;
+use super::log::DecisionLog;
+use super::replay::Replay;
+use super::serving::Leg;
 use super::tickets::{Pending, Tickets};
 use super::{
     AdaptiveConfig, Arm, CallFeatures, Choice, ChoiceReason, ChooseError, Conditions, Coordinates,
@@ -43,6 +47,12 @@ pub struct Totals {
     pub switches: u64,
     /// Restarts of a context's race after a shift.
     pub alarms: u64,
+    /// Rounds of idle sweeps.
+    pub sweeps: u64,
+    /// Calls served from the plan, without a decision.
+    pub observed: u64,
+    /// Contexts forgotten for others.
+    pub evicted: u64,
     /// Measured device time, nanoseconds.
     pub spent_ns: f64,
 }
@@ -53,6 +63,8 @@ pub struct AdaptivePolicy {
     pub(super) config: AdaptiveConfig,
     pub(super) limits: MachineLimits,
     pub(super) arms: Vec<Arm>,
+    /// Of every arm's name.
+    pub(super) digests: Vec<u64>,
     pub(super) health: Vec<Health>,
     pub(super) rng: ChaCha8Rng,
     pub(super) contexts: BTreeMap<ContextKey, Context>,
@@ -65,7 +77,12 @@ pub struct AdaptivePolicy {
     pub(super) budget: ProbeBudget,
     pub(super) memory: MemoryGauge,
     pub(super) tickets: Tickets,
+    pub(super) ledger: Ledger,
+    pub(super) log: DecisionLog,
+    pub(super) replay: Replay,
     pub(super) totals: Totals,
+    pub(super) plan_version: u64,
+    pub(super) sweep_not_before_ns: u64,
     pub(super) now_ns: u64,
 }
 
@@ -87,6 +104,7 @@ impl AdaptivePolicy {
         }
         Ok(Self {
             rng: ChaCha8Rng::seed_from_u64(config.seed),
+            digests: arms.iter().map(|arm| digest(&arm.spec.id.to_string())).collect(),
             health: vec![Health::default(); arms.len()],
             kernel_effects: vec![Moments::default(); arms.len()],
             prior_errors: Moments::of(PRIOR_ERRORS, config.prior_sd * config.prior_sd),
@@ -100,7 +118,12 @@ impl AdaptivePolicy {
             budget: ProbeBudget::default(),
             memory: MemoryGauge::default(),
             tickets: Tickets::default(),
+            ledger: Ledger::default(),
+            log: DecisionLog::default(),
+            replay: Replay::default(),
             totals: Totals::default(),
+            plan_version: 0,
+            sweep_not_before_ns: 0,
             now_ns: 0,
         })
     }
@@ -120,9 +143,21 @@ impl AdaptivePolicy {
         &self.noise
     }
 
-    /// Changes the mode; what has been learned stays.
-    pub const fn set_mode(&mut self, mode: Mode) {
+    /// The mode.
+    pub const fn mode(&self) -> Mode {
+        self.config.mode
+    }
+
+    /// Changes the mode; what has been learned stays. Pairs under way are given up, since their
+    /// legs would no longer be adjacent.
+    pub fn set_mode(&mut self, mode: Mode) {
         self.config.mode = mode;
+        self.plan_version += 1;
+        for context in self.contexts.values_mut() {
+            if let Some(leg) = context.open_leg.take() {
+                self.tickets.drop_pairs(&[leg.pair]);
+            }
+        }
     }
 
     /// Takes a reading of the device's memory in bytes.
@@ -133,12 +168,6 @@ impl AdaptivePolicy {
     /// The context of a call at the present memory level.
     pub fn context_key(&self, features: &CallFeatures<'_>) -> ContextKey {
         self.coordinates(features).key(features)
-    }
-
-    /// What each context seen so far would serve: the table to publish to the hot path, whose
-    /// reader still checks legality.
-    pub fn serving_plan(&self) -> impl Iterator<Item = (ContextKey, &KernelSpec)> {
-        self.contexts.iter().map(|(key, context)| (*key, &self.arms[context.incumbent].spec))
     }
 
     /// Chooses a kernel for a call at `now_ns`. A clock that goes backwards stands still.
@@ -170,26 +199,35 @@ impl AdaptivePolicy {
             let context = self.open_context(features, coordinates, conditions.default, &fitness);
             let grant = self.config.burst_calls * context.base[context.incumbent].exp();
             self.budget.grant(grant);
+            self.make_room();
             self.contexts.insert(key, context);
+            self.plan_version += 1;
         }
-        let (kernel, reason, pair) = self
-            .probe(key, &fitness, conditions)
-            .unwrap_or_else(|| self.serve(key, features, &fitness, conditions.default));
+        let (leg, draw) = match self.config.mode {
+            Mode::Replay => (self.replayed(key, &fitness)?, None),
+            _ => {
+                let (leg, draw) = self.probe(key, &fitness, conditions);
+                let serve = || self.serve(key, features, &fitness, conditions.default);
+                (leg.unwrap_or_else(serve), draw)
+            }
+        };
+        let Leg { kernel, reason, pair } = leg;
         self.totals.choices += 1;
         self.totals.probes += u64::from(reason == ChoiceReason::Probe);
+        self.log_choice(key, features, &fitness, (kernel, reason), draw.as_ref());
         if let Some(context) = self.contexts.get_mut(&key) {
             context.calls += 1;
+            context.used_at = self.totals.choices + self.totals.observed;
         }
-        let first_leg = pair.is_some_and(|(_, first)| first);
         let pending = Pending {
             context: key,
             kernel,
             log_estimate: self.arms[kernel].estimate_ns(features).ln(),
-            pair: pair.map(|(pair, _)| pair),
+            pairs: pair.into_iter().collect(),
+            served: true,
         };
         let ticket = self.tickets.issue(pending, self.config.max_pending);
-        let propensity = if first_leg { 0.5 } else { 1.0 };
-        Ok(Choice { kernel, reason, ticket, propensity, context: key })
+        Ok(Choice { kernel, reason, ticket, context: key })
     }
 
     /// Learns what became of a decision. Never fails: what cannot be learned from is named.
@@ -201,31 +239,103 @@ impl AdaptivePolicy {
                 false => Recorded::UnknownTicket,
             };
         };
-        let latency_ns = match outcome {
-            Outcome::LatencyNs(ns) if ns.is_finite() && ns > 0.0 => ns,
-            Outcome::LatencyNs(_) => {
-                self.void_pair(&pending);
-                return Recorded::BadLatency;
-            }
-            Outcome::Failed => {
-                self.void_pair(&pending);
-                self.health[pending.kernel].fail(self.now_ns);
-                return Recorded::Failure;
+        self.log.settle(ticket, outcome);
+        let latency_ns = match self.judge(pending.context, pending.kernel, outcome) {
+            Ok(latency_ns) => latency_ns,
+            Err(recorded) => {
+                self.tickets.drop_pairs(&pending.pairs);
+                return recorded;
             }
         };
-        self.health[pending.kernel].succeed(self.now_ns);
-        if self.config.mode != Mode::Learn {
-            self.void_pair(&pending);
-            return Recorded::NotLearning;
+        if pending.served {
+            self.spend(latency_ns);
         }
-        self.totals.spent_ns += latency_ns;
-        self.budget.earn(latency_ns, self.config.probe_share, self.now_ns);
         let drifted = self.learn(&pending, latency_ns.ln() - pending.log_estimate);
-        let switched = self.close_leg(&pending, latency_ns.ln() - pending.log_estimate);
+        let switched = self.close_legs(&pending, latency_ns.ln() - pending.log_estimate);
         match switched {
             Some((from, to)) => Recorded::Switched { from, to },
             None if drifted => Recorded::Drifted,
             None => Recorded::Learned,
+        }
+    }
+
+    /// Takes what became of a call that [`serving_plan`](Self::serving_plan) served without a
+    /// decision. It counts as a call and as evidence for the history, but teaches nothing: the work
+    /// in it is not known, and calls of one context differ in it by up to a factor of two.
+    pub fn observe(
+        &mut self,
+        context: ContextKey,
+        kernel: usize,
+        outcome: Outcome,
+        now_ns: u64,
+    ) -> Recorded {
+        self.now_ns = self.now_ns.max(now_ns);
+        if kernel >= self.arms.len() {
+            return Recorded::UnknownKernel;
+        }
+        self.totals.observed += 1;
+        if let Some(context) = self.contexts.get_mut(&context) {
+            context.calls += 1;
+            context.used_at = self.totals.choices + self.totals.observed;
+        }
+        match self.judge(context, kernel, outcome) {
+            Ok(latency_ns) => {
+                self.spend(latency_ns);
+                Recorded::Counted
+            }
+            Err(recorded) => recorded,
+        }
+    }
+
+    /// What every outcome means whatever it belongs to: a latency to learn from, or what else
+    /// there is to say.
+    fn judge(
+        &mut self,
+        context: ContextKey,
+        kernel: usize,
+        outcome: Outcome,
+    ) -> Result<f64, Recorded> {
+        let latency_ns = match outcome {
+            Outcome::LatencyNs(ns) if ns.is_finite() && ns > 0.0 => ns,
+            Outcome::LatencyNs(_) => return Err(Recorded::BadLatency),
+            Outcome::Failed => {
+                self.health[kernel].fail(self.now_ns);
+                self.plan_version += 1;
+                return Err(Recorded::Failure);
+            }
+        };
+        if self.health[kernel].succeed(self.now_ns) {
+            self.plan_version += 1;
+        }
+        self.ledger.observe(context, kernel, latency_ns);
+        match self.config.mode {
+            Mode::Learn => Ok(latency_ns),
+            Mode::Frozen | Mode::Replay | Mode::Off => Err(Recorded::NotLearning),
+        }
+    }
+
+    fn spend(&mut self, latency_ns: f64) {
+        self.totals.spent_ns += latency_ns;
+        self.budget.earn(latency_ns, self.config.probe_share, self.now_ns);
+    }
+
+    /// Forgets the least recently used sixteenth of the contexts where no more fit: a sort now and
+    /// then instead of bookkeeping in every call. Their evidence stays in the ledger until taken.
+    fn make_room(&mut self) {
+        let max_contexts = self.config.max_contexts.max(1);
+        if self.contexts.len() < max_contexts {
+            return;
+        }
+        let mut by_use: Vec<(u64, ContextKey)> =
+            self.contexts.iter().map(|(key, context)| (context.used_at, *key)).collect();
+        by_use.sort_unstable();
+        let surplus = self.contexts.len() + 1 - max_contexts;
+        for (_, key) in by_use.into_iter().take(surplus.max(max_contexts / 16)) {
+            let leg = self.contexts.remove(&key).and_then(|forgotten| forgotten.open_leg);
+            if let Some(leg) = leg {
+                self.tickets.drop_pairs(&[leg.pair]);
+            }
+            self.totals.evicted += 1;
         }
     }
 
@@ -236,7 +346,7 @@ impl AdaptivePolicy {
     }
 
     /// The fitness of every arm that is legal for a call.
-    fn fitness(&self, features: &CallFeatures<'_>) -> Vec<Option<Fitness>> {
+    pub(super) fn fitness(&self, features: &CallFeatures<'_>) -> Vec<Option<Fitness>> {
         let fitness = |(arm, health): (&Arm, &Health)| {
             arm.spec.legal(&features.facts).is_ok().then(|| health.fitness(self.now_ns))
         };

@@ -1,6 +1,8 @@
 use chacha20::ChaCha8Rng;
 use rand::RngExt;
 
+use super::evidence::phi;
+
 /// A normal belief of a log latency.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Belief {
@@ -24,18 +26,92 @@ impl Belief {
     }
 }
 
-/// Top-two Thompson sampling with the incumbent as one of the two: the challenger whose draw is
-/// lowest, where that beats the incumbent's own draw by `margin`.
-pub(crate) fn thompson_challenger(
-    rng: &mut ChaCha8Rng,
-    incumbent: &Belief,
-    challengers: &[(usize, Belief)],
-    margin: f64,
-) -> Option<usize> {
-    let to_beat = incumbent.draw(rng) - margin;
-    let draws = challengers.iter().map(|(kernel, belief)| (*kernel, belief.draw(rng)));
-    let best = draws.min_by(|a, b| a.1.total_cmp(&b.1));
-    best.filter(|&(_, draw)| draw < to_beat).map(|(kernel, _)| kernel)
+/// One look at who could challenge an incumbent: kept whole until it is known whether anybody asks
+/// for propensities, which cost a hundred times the draw.
+#[derive(Clone, Debug)]
+pub(crate) struct Draw {
+    pub(crate) incumbent: Belief,
+    pub(crate) challengers: Vec<(usize, Belief)>,
+    /// The challenger that has been idle for too long, which is taken without a draw.
+    pub(crate) overdue: Option<usize>,
+    /// Log ratio by which a draw must beat the incumbent's.
+    pub(crate) margin: f64,
+    /// Expected loss that the budget affords, nanoseconds.
+    pub(crate) affordable_ns: f64,
+}
+
+/// Points of the integral of [`Draw::shares`].
+const POINTS: usize = 384;
+
+impl Draw {
+    /// Top-two Thompson sampling with the incumbent as one of the two: the challenger whose draw is
+    /// lowest, where that beats the incumbent's own draw by the margin. Whether the budget affords
+    /// it is another question.
+    pub(crate) fn challenger(&self, rng: &mut ChaCha8Rng) -> Option<usize> {
+        if self.overdue.is_some() {
+            return self.overdue;
+        }
+        let to_beat = self.incumbent.draw(rng) - self.margin;
+        let draws = self.challengers.iter().map(|(kernel, belief)| (*kernel, belief.draw(rng)));
+        let best = draws.min_by(|a, b| a.1.total_cmp(&b.1));
+        best.filter(|&(_, draw)| draw < to_beat).map(|(kernel, _)| kernel)
+    }
+
+    /// Whether it may come to a challenge at all: else every challenger is three standard deviations
+    /// from being drawn.
+    pub(crate) fn is_open(&self) -> bool {
+        let close = |&(_, belief): &(usize, Belief)| {
+            let sd = belief.sd.hypot(self.incumbent.sd);
+            belief.mean < self.incumbent.mean - self.margin + 3.0 * sd
+        };
+        self.overdue.is_some() || self.challengers.iter().any(close)
+    }
+
+    /// Nanoseconds that probing `kernel` should lose.
+    pub(crate) fn expected_loss_ns(&self, kernel: usize) -> f64 {
+        let belief = self.challengers.iter().find(|&&(other, _)| other == kernel);
+        let loss = belief.map_or(0.0, |(_, belief)| belief.expected_loss(&self.incumbent));
+        loss * self.incumbent.mean.exp()
+    }
+
+    /// The probability that a pair with `kernel` is begun.
+    fn share(&self, kernel: usize) -> f64 {
+        let affordable = |kernel: usize| self.expected_loss_ns(kernel) <= self.affordable_ns;
+        match self.overdue {
+            _ if !affordable(kernel) => 0.0,
+            Some(overdue) => f64::from(u8::from(overdue == kernel)),
+            None => self.wins(kernel),
+        }
+    }
+
+    /// The probability that `kernel` runs: half its share for a challenger, whose leg of the pair is
+    /// the first as often as not, and the rest for the incumbent.
+    pub(crate) fn propensity(&self, kernel: usize, incumbent: usize) -> f64 {
+        if kernel != incumbent {
+            return self.share(kernel) / 2.0;
+        }
+        let shares = self.challengers.iter().map(|&(kernel, _)| self.share(kernel));
+        1.0 - shares.sum::<f64>() / 2.0
+    }
+
+    /// `P(X_kernel < min(X_other …, X_incumbent − margin))`, all normal and independent, by the
+    /// trapezoid rule over six standard deviations either side.
+    fn wins(&self, kernel: usize) -> f64 {
+        let Some(&(_, own)) = self.challengers.iter().find(|&&(other, _)| other == kernel) else {
+            return 0.0;
+        };
+        let survives = |belief: &Belief, x: f64| phi((belief.mean - x) / belief.sd.max(1e-9));
+        let step = 12.0 * own.sd / POINTS as f64;
+        let at = |point: usize| {
+            let z = -6.0 + 12.0 * point as f64 / POINTS as f64;
+            let x = own.mean + own.sd * z;
+            let others = self.challengers.iter().filter(|&&(other, _)| other != kernel);
+            let others: f64 = others.map(|(_, belief)| survives(belief, x)).product();
+            (-z * z / 2.0).exp() * others * survives(&self.incumbent, x + self.margin)
+        };
+        let sum: f64 = (0..=POINTS).map(at).sum();
+        sum * step / (own.sd * (2.0 * std::f64::consts::PI).sqrt())
+    }
 }
 
 /// A standard normal number, by Box and Muller.

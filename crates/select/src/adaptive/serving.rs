@@ -2,21 +2,33 @@ use rand::RngExt;
 
 use super::context::{ArmState, Context, OpenLeg, Standing};
 use super::drift::Cusum;
-use super::probe::thompson_challenger;
+use super::probe::Draw;
 use super::{
     AdaptivePolicy, Arm, CallFeatures, ChoiceReason, Conditions, Coordinates, Fitness, MemoryLevel,
-    Mode, Moments, PairedTest,
+    Mode, PairedTest,
 };
 use crate::ContextKey;
 
 /// Incumbents within this factor of the lowest bound are not worth a probe.
 const CLOSE_TO_BOUND: f64 = 1.03;
 
-/// A kernel, why, and the pair that it is a leg of, with whether that is the first leg.
-pub(super) type Leg = (usize, ChoiceReason, Option<(u64, bool)>);
+/// A kernel, why, and the pair that it is a leg of.
+pub(super) struct Leg {
+    pub(super) kernel: usize,
+    pub(super) reason: ChoiceReason,
+    pub(super) pair: Option<u64>,
+}
+
+impl Leg {
+    const fn alone(kernel: usize, reason: ChoiceReason) -> Self {
+        Self { kernel, reason, pair: None }
+    }
+}
 
 /// What serves, and what is probed instead.
 impl AdaptivePolicy {
+    /// A new context, begun with what was imported for it. Its incumbent is the rules' pick, or the
+    /// kernel expected fastest where that promises enough or the rules' pick may not serve.
     pub(super) fn open_context(
         &self,
         features: &CallFeatures<'_>,
@@ -24,28 +36,21 @@ impl AdaptivePolicy {
         default: usize,
         fitness: &[Option<Fitness>],
     ) -> Context {
-        let base: Vec<f64> = self.arms.iter().map(|arm| arm.estimate_ns(features).ln()).collect();
-        let expected =
-            |kernel: usize| base[kernel] + self.pooled_effect(kernel, coordinates.token_bucket);
-        let fit = (0..base.len()).filter(|&kernel| fitness[kernel] == Some(Fitness::Fit));
-        let best = fit.min_by(|&a, &b| expected(a).total_cmp(&expected(b)));
-        let start = best.filter(|&kernel| {
-            fitness[default] != Some(Fitness::Fit)
-                || expected(kernel) < expected(default) - self.config.start_margin
-        });
+        let key = coordinates.key(features);
         let bound = |arm: &Arm| self.limits.lower_bound_ns(features, arm.spec.rows_per_decode);
-        let state = ArmState {
-            residual: Moments::default(),
+        let base: Vec<f64> = self.arms.iter().map(|arm| arm.estimate_ns(features).ln()).collect();
+        let state = |(kernel, log_estimate): (usize, &f64)| ArmState {
+            residual: self.imported_residual(key, kernel, *log_estimate),
             sampled_at: 0,
             test: PairedTest::default(),
             standing: Standing::Racing,
             refresh_calls: self.config.refresh_calls,
         };
-        Context {
+        let mut context = Context {
             coordinates,
-            incumbent: start.unwrap_or(default),
+            incumbent: default,
             bound_ns: self.arms.iter().map(bound).collect(),
-            arms: vec![state; base.len()],
+            arms: base.iter().enumerate().map(state).collect(),
             base,
             calls: 0,
             switches: 0,
@@ -54,7 +59,19 @@ impl AdaptivePolicy {
             drift: Cusum::default(),
             recent: 0.0,
             open_leg: None,
-        }
+            settled: false,
+            used_at: self.totals.choices,
+            swept_at: 0,
+        };
+        let expected = |kernel: usize| self.belief(&context, kernel).mean;
+        let fit = (0..self.arms.len()).filter(|&kernel| fitness[kernel] == Some(Fitness::Fit));
+        let best = fit.min_by(|&a, &b| expected(a).total_cmp(&expected(b)));
+        let start = best.filter(|&kernel| {
+            fitness[default] != Some(Fitness::Fit)
+                || expected(kernel) < expected(default) - self.config.start_margin
+        });
+        context.incumbent = start.unwrap_or(default);
+        context
     }
 
     /// The incumbent where it may serve, else the rules' pick, else the legal arm expected fastest.
@@ -72,7 +89,7 @@ impl AdaptivePolicy {
             None => (default, ChoiceReason::Default),
         };
         if fit(first) {
-            return (first, reason, None);
+            return Leg::alone(first, reason);
         }
         let expected = |kernel: usize| match context {
             Some(context) => self.belief(context, kernel).mean,
@@ -84,63 +101,83 @@ impl AdaptivePolicy {
         };
         let kernel = Some(default).filter(|&kernel| fit(kernel));
         let kernel = kernel.or_else(|| fastest(Fitness::Fit)).or_else(|| fastest(Fitness::OnTrial));
-        (kernel.expect("choose checked that an arm may serve"), ChoiceReason::Fallback, None)
+        let kernel = kernel.expect("choose checked that an arm may serve");
+        Leg::alone(kernel, ChoiceReason::Fallback)
     }
 
-    /// A leg of a pair, or a kernel on trial, where probing is allowed and worth it.
+    /// A leg of a pair, or a kernel on trial, where probing is allowed and worth it; and the draw,
+    /// where it came to one.
     pub(super) fn probe(
         &mut self,
         key: ContextKey,
         fitness: &[Option<Fitness>],
         conditions: &Conditions,
-    ) -> Option<Leg> {
+    ) -> (Option<Leg>, Option<Draw>) {
         let allowed = self.config.mode == Mode::Learn
             && conditions.may_probe
             && self.memory.level() == MemoryLevel::Normal;
-        let mut context = self.contexts.remove(&key)?;
-        let decided = match allowed {
-            true => self.probe_in(&mut context, fitness),
-            false => None,
-        };
+        if !allowed {
+            return (None, None);
+        }
+        let Some(mut context) = self.contexts.remove(&key) else { return (None, None) };
+        let decided = self.probe_in(&mut context, fitness);
         self.contexts.insert(key, context);
         decided
     }
 
-    fn probe_in(&mut self, context: &mut Context, fitness: &[Option<Fitness>]) -> Option<Leg> {
+    fn probe_in(
+        &mut self,
+        context: &mut Context,
+        fitness: &[Option<Fitness>],
+    ) -> (Option<Leg>, Option<Draw>) {
         let fit = |kernel: usize| fitness[kernel] == Some(Fitness::Fit);
         let incumbent = context.incumbent;
-        let leg = |kernel: usize| match kernel == incumbent {
-            true => ChoiceReason::Control,
-            false => ChoiceReason::Probe,
+        let leg = |kernel: usize, pair: u64| {
+            let reason = match kernel == incumbent {
+                true => ChoiceReason::Control,
+                false => ChoiceReason::Probe,
+            };
+            Leg { kernel, reason, pair: Some(pair) }
         };
         if let Some(OpenLeg { pair, kernel }) = context.open_leg.take() {
             if fit(kernel) && self.tickets.pair_is_open(pair) {
-                return Some((kernel, leg(kernel), Some((pair, false))));
+                return (Some(leg(kernel, pair)), None);
             }
-            self.tickets.drop_pair(pair);
+            self.tickets.drop_pairs(&[pair]);
         }
         let on_trial = |&kernel: &usize| fitness[kernel] == Some(Fitness::OnTrial);
         if let Some(kernel) = (0..fitness.len()).find(on_trial) {
-            return Some((kernel, ChoiceReason::Recovery, None));
+            return (Some(Leg::alone(kernel, ChoiceReason::Recovery)), None);
         }
         if !fit(incumbent) {
-            return None;
+            return (None, None);
         }
-        let challenger = self.draw_challenger(context, fitness)?;
+        let draw = self.look_at_challengers(context, fitness);
+        let settled = !draw.as_ref().is_some_and(Draw::is_open);
+        if context.settled != settled {
+            context.settled = settled;
+            self.plan_version += 1;
+        }
+        let Some(draw) = draw else { return (None, None) };
+        let drawn = draw.challenger(&mut self.rng);
+        let Some(challenger) = drawn.filter(|&k| self.budget.take(draw.expected_loss_ns(k))) else {
+            return (None, Some(draw));
+        };
         let pair = self.tickets.open_pair(challenger, context.epoch);
         let (first, second) = match self.rng.random_bool(0.5) {
             true => (challenger, incumbent),
             false => (incumbent, challenger),
         };
         context.open_leg = Some(OpenLeg { pair, kernel: second });
-        Some((first, leg(first), Some((pair, true))))
+        (Some(leg(first, pair)), Some(draw))
     }
 
-    fn draw_challenger(
-        &mut self,
+    /// Who may challenge the incumbent now; none where nobody may or it is not worth it.
+    fn look_at_challengers(
+        &self,
         context: &mut Context,
         fitness: &[Option<Fitness>],
-    ) -> Option<usize> {
+    ) -> Option<Draw> {
         let incumbent = self.belief(context, context.incumbent);
         let lowest = (0..fitness.len())
             .filter(|&kernel| fitness[kernel].is_some())
@@ -159,16 +196,16 @@ impl AdaptivePolicy {
             }
         }
         let idle = |kernel: usize| context.calls - context.arms[kernel].sampled_at;
-        let longest_idle = challengers.iter().map(|&(kernel, _)| kernel).max_by_key(|&k| idle(k));
-        let challenger = match longest_idle {
-            Some(kernel) if idle(kernel) >= self.config.max_refresh_calls => kernel,
-            _ => {
-                let margin = self.config.margin;
-                thompson_challenger(&mut self.rng, &incumbent, &challengers, margin)?
-            }
-        };
-        let loss = self.belief(context, challenger).expected_loss(&incumbent);
-        self.budget.take(loss * incumbent.mean.exp()).then_some(challenger)
+        let longest_idle =
+            challengers.iter().map(|&(kernel, _)| kernel).max_by_key(|&k| idle(k))?;
+        let overdue = idle(longest_idle) >= self.config.max_refresh_calls;
+        Some(Draw {
+            incumbent,
+            challengers,
+            overdue: overdue.then_some(longest_idle),
+            margin: self.config.margin,
+            affordable_ns: self.budget.tokens_ns(),
+        })
     }
 
     /// Whether a kernel's lower bound is above the incumbent's expected latency.

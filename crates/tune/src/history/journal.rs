@@ -115,10 +115,8 @@ pub struct SwitchNote {
     pub pairs: f64,
     /// Their mean gain, as a log ratio.
     pub gain: f64,
-    /// Log wealth of the winning bet.
+    /// Log wealth that the winning bet had to reach.
     pub log_wealth: f64,
-    /// Log wealth that it needed.
-    pub needed: f64,
 }
 
 /// Statement of the second schema.
@@ -150,8 +148,7 @@ pub(super) const SCHEMA_2: &str = "
         to_kernel TEXT NOT NULL,
         pairs REAL NOT NULL,
         gain REAL NOT NULL,
-        log_wealth REAL NOT NULL,
-        needed REAL NOT NULL
+        log_wealth REAL NOT NULL
     );
     CREATE TABLE calibrations (environment TEXT PRIMARY KEY, document TEXT NOT NULL) WITHOUT ROWID;
 ";
@@ -186,8 +183,8 @@ impl History {
                         WHERE environment = ?1 ORDER BY context";
         let selections = "SELECT context, kernel, reason, calls, total_ns, lost_ns FROM selections \
                           WHERE environment = ?1 ORDER BY context, calls DESC, kernel, reason";
-        let switches = "SELECT context, unix_s, from_kernel, to_kernel, pairs, gain, log_wealth, \
-                        needed FROM switches WHERE environment = ?1 ORDER BY id";
+        let switches = "SELECT context, unix_s, from_kernel, to_kernel, pairs, gain, log_wealth \
+                        FROM switches WHERE environment = ?1 ORDER BY id";
         Ok(Journal {
             records: self.load(environment)?,
             contexts: self.rows(contexts, environment, |row| {
@@ -217,7 +214,6 @@ impl History {
                     pairs: row.get(4)?,
                     gain: row.get(5)?,
                     log_wealth: row.get(6)?,
-                    needed: row.get(7)?,
                 })
             })?,
         })
@@ -309,7 +305,7 @@ fn add_switches(
     switches: &[SwitchNote],
 ) -> Result<(), HistoryError> {
     let mut insert =
-        transaction.prepare("INSERT INTO switches VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?)")?;
+        transaction.prepare("INSERT INTO switches VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?)")?;
     for switch in switches {
         insert.execute(params![
             environment,
@@ -320,7 +316,6 @@ fn add_switches(
             switch.pairs,
             switch.gain,
             switch.log_wealth,
-            switch.needed,
         ])?;
     }
     Ok(())

@@ -6,10 +6,10 @@ use std::io::{self, BufRead, Write};
 
 use serde::{Deserialize, Serialize};
 use trellect_core::{KernelId, NumericClass};
+use trellect_select::LatencyStatistics;
 
 use super::{History, HistoryError, Record, merge_one, put_environment};
 use crate::fingerprint::Fingerprint;
-use crate::statistics::Statistics;
 use crate::text;
 
 /// One line.
@@ -103,7 +103,8 @@ impl History {
 
 impl From<Record> for RecordLine {
     fn from(record: Record) -> Self {
-        let Statistics { count, sum, sum_squares, min_ns, max_ns, histogram } = record.statistics;
+        let LatencyStatistics { count, sum, sum_squares, min_ns, max_ns, histogram } =
+            record.statistics;
         Self {
             environment: record.environment,
             kernel: record.kernel,
@@ -139,7 +140,7 @@ impl RecordLine {
             return fault("histogram", format!("{:?}", self.histogram), "every bucket once");
         }
         let Self { count, sum, sum_squares, min_ns, max_ns, .. } = self;
-        let statistics = Statistics { count, sum, sum_squares, min_ns, max_ns, histogram };
+        let statistics = LatencyStatistics { count, sum, sum_squares, min_ns, max_ns, histogram };
         if let Some((field, found, expected)) = statistics.fault() {
             return fault(field, found, expected);
         }

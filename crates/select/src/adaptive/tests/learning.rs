@@ -26,7 +26,7 @@ fn a_faster_kernel_is_proved_and_served() {
         assert_eq!(explanation.incumbent, Some(bench.policy.arms()[1].spec.id));
         assert_eq!(explanation.switches, 1);
         let (_, planned) = bench.policy.serving_plan().next().unwrap();
-        assert_eq!(planned.id, bench.policy.arms()[1].spec.id);
+        assert_eq!(planned.kernel, 1);
     }
 }
 

@@ -1,8 +1,13 @@
+mod contexts;
 mod evidence;
 mod faults;
 mod learning;
+mod ledger;
+mod log;
 mod parts;
 mod properties;
+mod replay;
+mod sweep;
 
 use chacha20::ChaCha8Rng;
 use rand::RngExt;
@@ -78,10 +83,14 @@ pub(super) struct Bench {
 impl Bench {
     pub(super) fn call(&mut self, num_tokens: usize, ns: &[f64]) -> (Choice, Recorded) {
         let choice = self.policy.choose(&features(num_tokens), &PROBING, self.now_ns).unwrap();
-        let noise: f64 = (0..12).map(|_| self.rng.random::<f64>()).sum::<f64>() - 6.0;
-        let latency = ns[choice.kernel] * (0.03 * noise).exp();
+        let latency = ns[choice.kernel] * self.noise();
         self.now_ns += latency as u64;
         let recorded = self.policy.record(choice.ticket, Outcome::LatencyNs(latency), self.now_ns);
         (choice, recorded)
+    }
+
+    fn noise(&mut self) -> f64 {
+        let normal: f64 = (0..12).map(|_| self.rng.random::<f64>()).sum::<f64>() - 6.0;
+        (0.03 * normal).exp()
     }
 }

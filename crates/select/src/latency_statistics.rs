@@ -14,18 +14,25 @@ const MAX_COUNT: u64 = 1 << 40;
 /// Count, moments of `ln(ns)`, extremes and a coarse histogram of latencies.
 ///
 /// `ln(ns)` is rounded to a multiple of 2⁻³² and summed exactly. Sums do not overflow below 2⁴⁰
-/// samples, and saturate beyond.
+/// samples, and saturate beyond. The fields are open to whoever stores them; what was read back is
+/// checked by [`fault`](Self::fault).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Statistics {
-    pub(crate) count: u64,
-    pub(crate) sum: i128,
-    pub(crate) sum_squares: i128,
-    pub(crate) min_ns: u64,
-    pub(crate) max_ns: u64,
-    pub(crate) histogram: BTreeMap<u8, u64>,
+pub struct LatencyStatistics {
+    /// Number of latencies.
+    pub count: u64,
+    /// `Σ ln(ns)` in units of 2⁻³².
+    pub sum: i128,
+    /// `Σ ln(ns)²` in units of 2⁻⁶⁴.
+    pub sum_squares: i128,
+    /// Smallest latency in nanoseconds; 0 without samples.
+    pub min_ns: u64,
+    /// Largest latency in nanoseconds.
+    pub max_ns: u64,
+    /// Latencies by bucket, four buckets an octave.
+    pub histogram: BTreeMap<u8, u64>,
 }
 
-impl Statistics {
+impl LatencyStatistics {
     /// Adds a latency in nanoseconds.
     pub fn observe(&mut self, ns: NonZeroU64) {
         let ns = ns.get();
@@ -109,7 +116,7 @@ impl Statistics {
     }
 
     /// Names the first field that contradicts the others, with its value and what it should be.
-    pub(crate) fn fault(&self) -> Option<(&'static str, String, &'static str)> {
+    pub fn fault(&self) -> Option<(&'static str, String, &'static str)> {
         let count = i128::from(self.count);
         if !(1..=MAX_COUNT).contains(&self.count) {
             return Some(("count", self.count.to_string(), "1 to 2^40"));
@@ -159,13 +166,13 @@ mod tests {
 
     use super::*;
 
-    fn of(latencies: &[u64]) -> Statistics {
-        let mut statistics = Statistics::default();
+    fn of(latencies: &[u64]) -> LatencyStatistics {
+        let mut statistics = LatencyStatistics::default();
         latencies.iter().for_each(|&ns| statistics.observe(NonZeroU64::new(ns).unwrap()));
         statistics
     }
 
-    fn merged(a: &Statistics, b: &Statistics) -> Statistics {
+    fn merged(a: &LatencyStatistics, b: &LatencyStatistics) -> LatencyStatistics {
         let mut sum = a.clone();
         sum.merge(b);
         sum
@@ -183,7 +190,7 @@ mod tests {
 
     #[test]
     fn nothing_seen_tells_nothing() {
-        let none = Statistics::default();
+        let none = LatencyStatistics::default();
         assert_eq!((none.mean_ln(), none.variance_ln(), none.quantile_ns(0.5)), (None, None, None));
         assert_eq!(none.fault().unwrap().0, "count");
     }
