@@ -1,57 +1,60 @@
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use trellect_core::{
-    Backend, BitTuple, Bits, Call, CallError, CallFacts, Family, Hidden, KernelId, KernelSpec,
-    LaunchError, LayerView, MemoryFigures, NumericClass, PrepareError, PreparedLayer, Queue,
-    Routing, WhyNot,
+    Backend, Call, CallError, CallFacts, Family, Hidden, KernelId, KernelSpec, LaunchError,
+    LayerView, MemoryFigures, NumericClass, PrepareError, PreparedLayer, Queue, Routing, WhyNot,
 };
 use trellect_exl3::MoeLayer;
+use trellect_select::adaptive::ChoiceReason;
 use trellect_select::{
-    ConfigError, Considered, Decision, Explanation, HistoryRow, Request, RuleConfig, RulePolicy,
-    SelectError, Statistics,
+    ConfigError, Considered, ContextKey, HistoryRow, Request, RuleConfig, RulePolicy, SelectError,
+    Statistics,
 };
 
-use crate::{ActivationPattern, Fallback, Report};
+use crate::call::CallSketch;
+use crate::canary;
+use crate::selector::{Link, Pick, Planned};
+use crate::{
+    ActivationPattern, DispatcherOptions, Explained, Failure, Fallback, Learned, Policy, Report,
+    Selection, Selector, WrongResult,
+};
 
 /// How old a reading of the device's memory may be: reading it costs as much as a small call.
 const MEMORY_READING: Duration = Duration::from_millis(100);
 
-/// What a [`Dispatcher`] goes by.
-#[derive(Clone, Debug, PartialEq)]
-pub struct DispatcherOptions {
-    /// The numeric class of every call.
-    pub numeric: NumericClass,
-    /// The rules.
-    pub rules: RuleConfig,
-    /// The only kernels that may serve; `None`: every kernel of the backend.
-    pub available: Option<Vec<KernelId>>,
-}
-
-impl Default for DispatcherOptions {
-    /// Class `half`, every kernel, the default rules without exploration: a dispatcher tries other
-    /// kernels, and so learns whether one is faster, only where it is asked to.
-    fn default() -> Self {
-        let rules = RuleConfig { exploration_rate: 0.0, ..RuleConfig::default() };
-        Self { numeric: NumericClass::Half, rules, available: None }
-    }
-}
-
 /// Runs the calls of one prepared layer, each on a kernel chosen for it.
 ///
-/// A dispatcher belongs to one caller: it owns a workspace and a policy. Several dispatchers, on
-/// several threads too, may share a backend and a prepared layer.
+/// A dispatcher belongs to one caller: it owns a workspace. Several dispatchers, on several threads
+/// too, may share a backend, a prepared layer and a [`Selector`].
 pub struct Dispatcher {
     backend: Arc<dyn Backend>,
     layer: Arc<dyn PreparedLayer>,
     queue: Box<dyn Queue>,
-    policy: RulePolicy,
+    rules: RulePolicy,
+    /// The adaptive policy; `None`: the rules decide alone.
+    link: Option<Link>,
     numeric: NumericClass,
     available: Option<Vec<KernelId>>,
-    /// Runnable kernels that have not failed.
+    /// Runnable kernels, without those that failed here.
     candidates: Vec<KernelSpec>,
-    quarantined: Vec<KernelId>,
+    /// Those that failed here, where no selector looks after them.
+    failed: Vec<KernelId>,
+    /// The latest reading, where no selector reads it.
     memory: Option<(Instant, MemoryFigures)>,
+    sketch: CallSketch,
+    /// What the base kernel computes to confirm another one's first result.
+    confirmation: Vec<f32>,
+}
+
+/// What is to be launched.
+#[derive(Clone, Copy)]
+struct Chosen {
+    kernel: KernelId,
+    class: NumericClass,
+    /// The kernel as the selector knows it, where it does.
+    pick: Option<(ContextKey, Pick)>,
 }
 
 /// Prepares a layer of a checkpoint, handing back its mapped pages expert by expert, so that the
@@ -73,6 +76,9 @@ pub fn prepare(
 impl Dispatcher {
     /// A dispatcher for a prepared layer of `backend`.
     ///
+    /// Where the policy is adaptive and neither the selector nor its history knows the device, the
+    /// device is calibrated first, for 200 ms unless the selector's options say otherwise.
+    ///
     /// # Errors
     /// [`ConfigError`] when the rules' numbers make no policy.
     pub fn new(
@@ -80,14 +86,32 @@ impl Dispatcher {
         layer: Arc<dyn PreparedLayer>,
         options: DispatcherOptions,
     ) -> Result<Self, ConfigError> {
+        let DispatcherOptions { numeric, rules, available, policy } = options;
+        let candidates: Vec<KernelSpec> = layer.specs().copied().collect();
+        let (rules, link) = match policy {
+            Policy::Rules => (RulePolicy::new(rules)?, None),
+            Policy::Adaptive(selector) => {
+                let rules = RulePolicy::new(RuleConfig { exploration_rate: 0.0, ..rules })?;
+                let arms = arms(&candidates, numeric, available.as_deref());
+                // Without a kernel of the class the rules may still find one of another.
+                let link = (!arms.is_empty()).then(|| {
+                    let thresholds = &rules.config().thresholds;
+                    selector.unwrap_or_default().attach(&backend, &layer, numeric, arms, thresholds)
+                });
+                (rules, link)
+            }
+        };
         Ok(Self {
             queue: Arc::clone(&layer).queue(),
-            policy: RulePolicy::new(options.rules)?,
-            numeric: options.numeric,
-            available: options.available,
-            candidates: layer.specs().copied().collect(),
-            quarantined: Vec::new(),
+            rules,
+            link,
+            numeric,
+            available,
+            candidates,
+            failed: Vec::new(),
             memory: None,
+            sketch: CallSketch::default(),
+            confirmation: Vec::new(),
             backend,
             layer,
         })
@@ -111,19 +135,29 @@ impl Dispatcher {
         &self.layer
     }
 
-    /// Kernels that failed and are not used any more.
-    pub fn quarantined(&self) -> &[KernelId] {
-        &self.quarantined
+    /// The selector that this dispatcher learns with, where its policy is adaptive.
+    pub fn selector(&self) -> Option<&Selector> {
+        self.link.as_ref().map(|link| &link.selector)
     }
 
-    /// What every kernel took so far, by row of the token table.
+    /// Kernels that may not serve now because they failed. A selector tries them again later, twice
+    /// at most; without one they are not used any more.
+    pub fn quarantined(&self) -> Vec<KernelId> {
+        match &self.link {
+            Some(link) => link.failed().collect(),
+            None => self.failed.clone(),
+        }
+    }
+
+    /// What every kernel took so far, by row of the token table, where the rules decide; what a
+    /// selector has learned is in its [`stats`](Selector::stats).
     pub fn history(&self) -> Vec<HistoryRow> {
-        self.policy.history()
+        self.rules.history()
     }
 
-    /// What has been selected so far.
+    /// What the rules have selected so far.
     pub fn statistics(&self) -> &Statistics {
-        self.policy.statistics()
+        self.rules.statistics()
     }
 
     /// Bytes of workspace held now.
@@ -147,7 +181,10 @@ impl Dispatcher {
 
     /// As [`forward`](Self::forward), into a slice of the caller's, which is overwritten.
     ///
-    /// A kernel that fails is quarantined, and a base kernel computes the call at once.
+    /// Where the adaptive policy has a plan for the call, choosing and reporting take no lock and
+    /// allocate nothing. The first result of a kernel other than the base kernel is confirmed by the
+    /// base kernel, for each bit tuple. A kernel that fails either way is quarantined, and a base
+    /// kernel computes the call at once.
     ///
     /// # Errors
     /// [`ForwardError`] when the arguments do not belong together, no kernel may serve, or every
@@ -162,31 +199,31 @@ impl Dispatcher {
         if routing.num_tokens() == 0 {
             return Ok(report);
         }
-        let active = Active::new(self.layer.expert_tuples(), routing, &report);
-        let request = self.request(routing, &report, &active);
-        let facts = request.call;
-        let request = Request { available: self.available.as_deref(), ..request };
-        let decision = self.policy.select(&request, &self.candidates)?;
-        report.decision = Some(decision);
-        match self.launch(decision.kernel, &call, out) {
-            Ok(latency) => {
-                report.kernel = Some(decision.kernel);
-                report.latency = latency;
-            }
+        let chosen = self.choose(&mut report)?;
+        let launched = self.launch(chosen.kernel, &call, out).map_err(Failure::Launch);
+        let confirmed = launched.and_then(|latency| {
+            self.confirm(&chosen, &call, out).map_err(Failure::Wrong)?;
+            Ok(latency)
+        });
+        let (served, latency) = match confirmed {
+            Ok(latency) => (chosen, latency),
             Err(error) => {
-                self.quarantine(decision.kernel);
-                let fallback = self.fall_back(&decision, &facts, &call, out);
-                let Some((kernel, latency)) = fallback else { return Err(error.into()) };
-                report.kernel = Some(kernel);
-                report.latency = latency;
-                report.fallback = Some(Fallback { failed: decision.kernel, error });
+                self.quarantine(&chosen, &error);
+                let Some(found) = self.fall_back(&chosen, &call, out) else {
+                    return Err(error.into());
+                };
+                report.fallback = Some(Fallback { failed: chosen.kernel, error });
+                found
             }
-        }
+        };
+        self.tell(&served, latency);
+        report.kernel = Some(served.kernel);
+        report.latency = latency;
         Ok(report)
     }
 
     /// As [`forward_into`](Self::forward_into), on the kernel called `kernel` and no other; a name
-    /// without implementation means the best one of this machine.
+    /// without implementation means the best one of this machine. A selector learns nothing from it.
     ///
     /// # Errors
     /// [`ForwardError`] when there is no such kernel, or it cannot compute this call, or fails.
@@ -199,11 +236,12 @@ impl Dispatcher {
     ) -> Result<Report, ForwardError> {
         let (call, mut report) = self.open(hidden, routing, out)?;
         let named = |spec: &&KernelSpec| spec.id == kernel || spec.id.plain() == kernel;
-        let found = self.layer.specs().find(named).map(|spec| spec.id);
-        let kernel = found.ok_or(LaunchError::UnknownKernel { kernel })?;
+        let found = self.layer.specs().find(named).map(|spec| (spec.id, spec.class));
+        let (kernel, class) = found.ok_or(LaunchError::UnknownKernel { kernel })?;
         if routing.num_tokens() > 0 {
             report.latency = self.launch(kernel, &call, out)?;
             report.kernel = Some(kernel);
+            self.tell(&Chosen { kernel, class, pick: None }, report.latency);
         }
         Ok(report)
     }
@@ -212,25 +250,28 @@ impl Dispatcher {
     ///
     /// # Errors
     /// [`ForwardError`] when the routing is of another layer, has no token, or no kernel may serve.
-    pub fn explain(&mut self, routing: &Routing) -> Result<Explanation, ForwardError> {
+    pub fn explain(&mut self, routing: &Routing) -> Result<Explained, ForwardError> {
         let (found, expected) = (routing.num_experts(), self.layer.shape().num_experts);
         if found != expected {
             return Err(CallError::Experts { found, expected }.into());
         }
         let report = self.describe(routing);
-        let active = Active::new(self.layer.expert_tuples(), routing, &report);
-        let request = self.request(routing, &report, &active);
-        let request = Request { available: self.available.as_deref(), ..request };
-        let mut explanation = self.policy.explain(&request, &self.candidates)?;
-        let failed = self
-            .quarantined
+        let facts = self.sketch.facts(self.numeric, self.workspace_limit());
+        let request = request(&self.sketch, facts, &report, self.available.as_deref());
+        let mut rules = self.rules.explain(&request, &self.usable())?;
+        let failed = self.quarantined();
+        let failed = failed
             .iter()
             .map(|&kernel| Considered::refused(kernel, WhyNot::Quarantined { failures: 1 }));
-        explanation.considered.extend(failed);
+        rules.considered.extend(failed);
         let absent = self.layer.candidates().iter().filter_map(|c| c.as_ref().err());
         let absent = absent.map(|absent| Considered::refused(absent.kernel, absent.why.clone()));
-        explanation.considered.extend(absent);
-        Ok(explanation)
+        rules.considered.extend(absent);
+        let adaptive = self.link.as_ref().map(|link| Learned {
+            context: link.context(&self.sketch, facts),
+            explanation: link.explain(&self.sketch),
+        });
+        Ok(Explained { rules, adaptive })
     }
 
     /// Checks the arguments of a call and fills in all of its report but the kernel.
@@ -248,67 +289,75 @@ impl Dispatcher {
     }
 
     fn describe(&mut self, routing: &Routing) -> Report {
-        let shape = *self.layer.shape();
-        let all = self.layer.expert_tuples();
-        let mut rows_per_tuple: Vec<(BitTuple, usize)> = Vec::new();
-        let (mut active_bits, mut active_bytes) = (Vec::new(), 0);
-        for &expert in routing.active_experts() {
-            let tuple = all[expert as usize];
-            let rows = routing.pairs_of(expert as usize).len();
-            match rows_per_tuple.iter_mut().find(|(known, _)| *known == tuple) {
-                Some((_, sum)) => *sum += rows,
-                None => {
-                    rows_per_tuple.push((tuple, rows));
-                    active_bits.extend(tuple.widths());
-                }
-            }
-            active_bytes += tuple.trellis_bytes(shape.padded_hidden(), shape.padded_intermediate());
-        }
-        rows_per_tuple.sort_unstable();
-        active_bits.sort_unstable();
-        active_bits.dedup();
+        let memory = self.read_memory();
+        self.sketch.draw(self.layer.shape(), self.layer.expert_tuples(), routing);
         Report {
             kernel: None,
             decision: None,
+            selection: None,
             fallback: None,
             latency: None,
             num_tokens: routing.num_tokens(),
-            active_bits,
-            rows_per_tuple,
-            active_bytes,
-            memory_pressure: self.memory().pressure(),
+            rows_per_tuple: self.sketch.rows_per_tuple.clone(),
+            active_bytes: self.sketch.active_bytes,
+            memory_pressure: memory.pressure(),
             pattern: ActivationPattern::of(routing),
         }
     }
 
-    /// What the policy is asked, but for the caller's list of kernels.
-    fn request<'a>(
-        &mut self,
-        routing: &Routing,
-        report: &Report,
-        active: &'a Active,
-    ) -> Request<'a> {
-        let memory = self.memory();
-        // What the queue holds already costs nothing more.
-        let limit = memory.available.saturating_add(self.queue.workspace_bytes());
-        let call = CallFacts {
-            num_tokens: routing.num_tokens(),
-            num_pairs: routing.num_pairs(),
-            active_tuples: &active.tuples,
-            numeric: self.numeric,
-            workspace_limit: (memory.total > 0).then_some(limit),
-        };
-        // One token names each expert once: its shares say nothing about skew.
-        let share = (call.num_tokens > 1).then_some(report.pattern.top_expert_share);
-        Request {
-            active_bits: &active.widths,
-            memory_pressure: report.memory_pressure,
-            top_expert_share: share,
-            ..Request::new(call)
+    /// What is to be launched for the call that was described last: what the plan says, or else
+    /// what the rules do.
+    fn choose(&mut self, report: &mut Report) -> Result<Chosen, SelectError> {
+        let facts = self.sketch.facts(self.numeric, self.workspace_limit());
+        let planned = self.link.as_mut().map(|link| {
+            let context = link.context(&self.sketch, facts);
+            (context, link.plan(context, &facts))
+        });
+        if let (Some(link), Some((context, Planned::Serve(pick)))) = (&self.link, planned) {
+            report.selection = Some(Selection { context, reason: pick.reason });
+            let KernelSpec { id: kernel, class, .. } = link.group.arms[pick.kernel];
+            return Ok(Chosen { kernel, class, pick: Some((context, pick)) });
         }
+        let request = request(&self.sketch, facts, report, self.available.as_deref());
+        let usable = usable(&self.candidates, self.link.as_ref());
+        let decision = self.rules.select(&request, &usable)?;
+        let pick = self.link.as_ref().zip(planned).and_then(|(link, (context, planned))| {
+            // A kernel of another class than asked for is no arm, and nothing is learned of it.
+            let kernel = link.group.arms.iter().position(|arm| arm.id == decision.kernel)?;
+            let reason = match planned {
+                Planned::Unfit => ChoiceReason::Fallback,
+                _ => ChoiceReason::Default,
+            };
+            if reason == ChoiceReason::Default {
+                link.ask(context, &self.sketch, kernel);
+            }
+            report.selection = Some(Selection { context, reason });
+            Some((context, Pick::by_rules(kernel, reason)))
+        });
+        report.decision = Some(decision);
+        Ok(Chosen { kernel: decision.kernel, class: decision.class, pick })
     }
 
-    fn memory(&mut self) -> MemoryFigures {
+    /// The candidates that have not failed.
+    fn usable(&self) -> Cow<'_, [KernelSpec]> {
+        usable(&self.candidates, self.link.as_ref())
+    }
+
+    /// Bytes that a workspace may take; what the queue holds already costs nothing more.
+    fn workspace_limit(&self) -> Option<u64> {
+        let memory = match (&self.link, self.memory) {
+            (Some(link), _) => link.group.memory.figures(),
+            (None, memory) => memory?.1,
+        };
+        let limit = memory.available.saturating_add(self.queue.workspace_bytes());
+        (memory.total > 0).then_some(limit)
+    }
+
+    /// The device's memory as the selector has read it, or as it is read here now and then.
+    fn read_memory(&mut self) -> MemoryFigures {
+        if let Some(link) = &self.link {
+            return link.group.memory.figures();
+        }
         let now = Instant::now();
         match self.memory {
             Some((read, figures)) if now.duration_since(read) < MEMORY_READING => figures,
@@ -320,7 +369,7 @@ impl Dispatcher {
         }
     }
 
-    /// Runs `kernel` on a call with tokens and tells the policy how long it took.
+    /// Runs `kernel` on a call with tokens; how long it took, where the device tells.
     fn launch(
         &mut self,
         kernel: KernelId,
@@ -334,59 +383,137 @@ impl Dispatcher {
                 latency = Some(time.elapsed);
             }
         });
-        if let Some(latency) = latency {
-            let recorded = self.policy.record(
-                kernel,
-                call.routing().num_tokens(),
-                latency.as_secs_f64() * 1e3,
-            );
-            recorded.expect("a call with tokens, and a duration is finite and not negative");
-        }
         Ok(latency)
     }
 
-    fn quarantine(&mut self, kernel: KernelId) {
-        self.candidates.retain(|spec| spec.id != kernel);
-        self.quarantined.push(kernel);
+    /// Lets a base kernel compute the call, too, where the selector has never seen the chosen one
+    /// right on these tuples.
+    fn confirm(
+        &mut self,
+        chosen: &Chosen,
+        call: &Call<'_>,
+        out: &[f32],
+    ) -> Result<(), WrongResult> {
+        let (Some(link), Some((_, pick))) = (&self.link, chosen.pick) else { return Ok(()) };
+        let group = Arc::clone(&link.group);
+        let facts = self.sketch.facts(chosen.class, self.workspace_limit());
+        let bits = group.canary.bits(facts.active_tuples);
+        if chosen.kernel.family == Family::Base || group.canary.trusts(pick.kernel, bits) {
+            return Ok(());
+        }
+        let Some(base) = base_kernel(&self.usable(), &facts) else { return Ok(()) };
+        let mut confirmation = std::mem::take(&mut self.confirmation);
+        confirmation.resize(out.len(), 0.0);
+        let launched = self.launch(base.id, call, &mut confirmation);
+        let verdict = match launched {
+            Ok(_) => canary::compare(out, &confirmation, chosen.class),
+            // Nobody can tell; the next call asks again.
+            Err(_) => return Ok(()),
+        };
+        self.confirmation = confirmation;
+        if verdict.is_ok() {
+            group.canary.pass(pick.kernel, bits);
+        }
+        verdict
     }
 
-    /// Runs base kernels of the failed decision's class until one succeeds; those that fail are
+    /// Tells the selector, or else the rules, how long a kernel took.
+    fn tell(&mut self, served: &Chosen, latency: Option<Duration>) {
+        let Some(latency) = latency else { return };
+        match (&mut self.link, served.pick) {
+            (Some(link), Some((context, pick))) => {
+                let ns = u64::try_from(latency.as_nanos()).unwrap_or(u64::MAX);
+                link.report(context, &self.sketch, pick, ns);
+            }
+            (Some(_), None) => {}
+            (None, _) => {
+                let milliseconds = latency.as_secs_f64() * 1e3;
+                let recorded =
+                    self.rules.record(served.kernel, self.sketch.num_tokens, milliseconds);
+                recorded.expect("a call with tokens, and a duration is finite and not negative");
+            }
+        }
+    }
+
+    fn quarantine(&mut self, chosen: &Chosen, failure: &Failure) {
+        if let (Some(link), Some((context, pick))) = (&mut self.link, chosen.pick) {
+            link.report_failure(context, &self.sketch, pick, failure);
+        } else {
+            self.candidates.retain(|spec| spec.id != chosen.kernel);
+            self.failed.push(chosen.kernel);
+        }
+    }
+
+    /// Runs base kernels of the failed choice's class until one succeeds; those that fail are
     /// quarantined too.
     fn fall_back(
         &mut self,
-        decision: &Decision,
-        facts: &CallFacts<'_>,
+        failed: &Chosen,
         call: &Call<'_>,
         out: &mut [f32],
-    ) -> Option<(KernelId, Option<Duration>)> {
-        let facts = CallFacts { numeric: decision.class, ..*facts };
-        let serves =
-            |spec: &&KernelSpec| spec.id.family == Family::Base && spec.legal(&facts).is_ok();
-        while let Some(kernel) = self.candidates.iter().find(serves).map(|spec| spec.id) {
+    ) -> Option<(Chosen, Option<Duration>)> {
+        loop {
+            let facts = self.sketch.facts(failed.class, self.workspace_limit());
+            let KernelSpec { id: kernel, class, .. } = base_kernel(&self.usable(), &facts)?;
+            let pick = failed.pick.and_then(|(context, _)| {
+                let mut arms = self.link.as_ref()?.group.arms.iter();
+                let arm = arms.position(|arm| arm.id == kernel)?;
+                Some((context, Pick::by_rules(arm, ChoiceReason::Fallback)))
+            });
+            let chosen = Chosen { kernel, class, pick };
             match self.launch(kernel, call, out) {
-                Ok(latency) => return Some((kernel, latency)),
-                Err(_) => self.quarantine(kernel),
+                Ok(latency) => return Some((chosen, latency)),
+                Err(error) => self.quarantine(&chosen, &Failure::Launch(error)),
             }
         }
-        None
     }
 }
 
-/// What a request borrows.
-struct Active {
-    /// The distinct tuples of the active experts.
-    tuples: Vec<BitTuple>,
-    /// The widths of every active expert's projections.
-    widths: Vec<Bits>,
+/// The kernels of class `numeric` among those that the caller lists.
+fn arms(
+    candidates: &[KernelSpec],
+    numeric: NumericClass,
+    available: Option<&[KernelId]>,
+) -> Vec<KernelSpec> {
+    let is_listed = |spec: &KernelSpec| {
+        let names = |id: &KernelId| *id == spec.id || *id == spec.id.plain();
+        available.is_none_or(|available| available.iter().any(names))
+    };
+    let arms = candidates.iter().filter(|spec| spec.class == numeric && is_listed(spec));
+    arms.copied().collect()
 }
 
-impl Active {
-    fn new(expert_tuples: &[BitTuple], routing: &Routing, report: &Report) -> Self {
-        let experts = routing.active_experts().iter();
-        Self {
-            tuples: report.rows_per_tuple.iter().map(|(tuple, _)| *tuple).collect(),
-            widths: experts.flat_map(|&expert| expert_tuples[expert as usize].widths()).collect(),
+/// The candidates that the selector has not seen failing.
+fn usable<'a>(candidates: &'a [KernelSpec], link: Option<&Link>) -> Cow<'a, [KernelSpec]> {
+    match link.map(|link| link.failed().collect::<Vec<KernelId>>()) {
+        Some(failed) if !failed.is_empty() => {
+            candidates.iter().filter(|spec| !failed.contains(&spec.id)).copied().collect()
         }
+        _ => candidates.into(),
+    }
+}
+
+/// The first base kernel that may serve.
+fn base_kernel(usable: &[KernelSpec], facts: &CallFacts<'_>) -> Option<KernelSpec> {
+    let serves = |spec: &&KernelSpec| spec.id.family == Family::Base && spec.legal(facts).is_ok();
+    usable.iter().find(serves).copied()
+}
+
+/// What the rules are asked.
+fn request<'a>(
+    sketch: &'a CallSketch,
+    call: CallFacts<'a>,
+    report: &Report,
+    available: Option<&'a [KernelId]>,
+) -> Request<'a> {
+    // One token names each expert once: its shares say nothing about skew.
+    let share = (call.num_tokens > 1).then_some(report.pattern.top_expert_share);
+    Request {
+        active_bits: &sketch.widths,
+        memory_pressure: report.memory_pressure,
+        top_expert_share: share,
+        available,
+        ..Request::new(call)
     }
 }
 
@@ -415,4 +542,16 @@ pub enum ForwardError {
     /// The kernel failed, and so did every base kernel.
     #[error(transparent)]
     Launch(#[from] LaunchError),
+    /// The kernel computed something wrong, and every base kernel failed.
+    #[error(transparent)]
+    Wrong(#[from] WrongResult),
+}
+
+impl From<Failure> for ForwardError {
+    fn from(failure: Failure) -> Self {
+        match failure {
+            Failure::Launch(error) => Self::Launch(error),
+            Failure::Wrong(wrong) => Self::Wrong(wrong),
+        }
+    }
 }

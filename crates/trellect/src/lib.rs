@@ -1,7 +1,8 @@
 //! Mixture-of-experts layers of EXL3 models, each call on the fastest kernel that is legal for it.
 //!
 //! Open a checkpoint, prepare a layer for a backend, and hand calls to a [`Dispatcher`]; it picks
-//! the kernel, runs it, and reports what it picked and why.
+//! the kernel, runs it, and reports what it picked and why. It starts from rules and learns from its
+//! own timings; a [`Selector`] shares what is learned between layers and keeps it for later.
 //!
 //! ```
 //! use std::sync::Arc;
@@ -30,13 +31,26 @@
 //! ```
 #![forbid(unsafe_code)]
 
+mod call;
+mod canary;
 mod dispatcher;
+mod explained;
+mod options;
 mod pattern;
 mod report;
+mod selector;
 
-pub use dispatcher::{Dispatcher, DispatcherError, DispatcherOptions, ForwardError, prepare};
+pub use call::TupleRows;
+pub use canary::WrongResult;
+pub use dispatcher::{Dispatcher, DispatcherError, ForwardError, prepare};
+pub use explained::{Explained, Learned};
+pub use options::{DispatcherOptions, Policy};
 pub use pattern::ActivationPattern;
-pub use report::{Fallback, Report};
+pub use report::{Failure, Fallback, Report, Selection};
+pub use selector::{
+    HistoryStatus, Selector, SelectorOptions, SelectorStats, is_exploration, metric_names,
+};
 pub use {
     trellect_core as core, trellect_cpu as cpu, trellect_exl3 as exl3, trellect_select as select,
+    trellect_tune as tune,
 };

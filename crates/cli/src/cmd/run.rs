@@ -19,7 +19,7 @@ use trellect::core::{
 };
 use trellect::exl3::MoeLayer;
 use trellect::select::RuleConfig;
-use trellect::{Dispatcher, DispatcherOptions};
+use trellect::{Dispatcher, DispatcherOptions, Policy};
 
 use crate::args::{DeviceArgs, SynthLayerArgs, parse_numeric, parse_share, parse_tokens};
 use crate::output;
@@ -121,7 +121,8 @@ pub(crate) fn run(args: &RunArgs) -> anyhow::Result<()> {
         seed: Some(args.seed),
         ..RuleConfig::default()
     };
-    let options = DispatcherOptions { numeric: args.numeric, rules, available: None };
+    let policy = Policy::Rules;
+    let options = DispatcherOptions { numeric: args.numeric, rules, available: None, policy };
     let dispatcher = Dispatcher::new(backend, prepared, options)?;
     let kernel = kernel.map(|spec| spec.id);
     let mut measurer = Measurer::new(dispatcher, &layer, &workload, kernel, args.repeat);

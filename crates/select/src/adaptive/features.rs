@@ -1,4 +1,4 @@
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 
 use trellect_core::{BitTuple, CallFacts, KernelSpec, LayerShape};
 
@@ -56,6 +56,8 @@ impl CallFeatures<'_> {
 /// What a [`ContextKey`] is made of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Coordinates {
+    /// Hash of the [`Cuts`]: other kernels may cut the token counts elsewhere.
+    pub cuts: u32,
     /// Row of the token counts, cut where some kernel's number of decodes changes.
     pub token_bucket: u32,
     /// Logarithmic bucket of the number of experts with tokens.
@@ -68,6 +70,44 @@ pub struct Coordinates {
     pub memory: MemoryLevel,
 }
 
+/// Where the token counts of a set of kernels part into contexts: wherever one of them decodes more
+/// often.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cuts(Vec<usize>);
+
+impl Cuts {
+    /// The cuts of `kernels`. Their rows per decoding count once each, so that a kernel which
+    /// vanishes takes no context with it as long as another one decodes for as many rows.
+    pub fn of<'k>(kernels: impl IntoIterator<Item = &'k KernelSpec>) -> Self {
+        let mut rows: Vec<usize> =
+            kernels.into_iter().map(|kernel| kernel.rows_per_decode.max(1)).collect();
+        rows.sort_unstable();
+        rows.dedup();
+        Self(rows)
+    }
+
+    /// The coordinates of a call whose loads add up to `rows_per_tuple`, by ascending tuple.
+    /// Allocates nothing.
+    pub fn coordinates(
+        &self,
+        features: &CallFeatures<'_>,
+        rows_per_tuple: impl Iterator<Item = (BitTuple, u64)> + Clone,
+        memory: MemoryLevel,
+    ) -> Coordinates {
+        let tokens = features.facts.num_tokens;
+        let mut cuts = Fnv::new();
+        self.0.iter().for_each(|&rows| cuts.add(rows as u64));
+        Coordinates {
+            cuts: cuts.folded(),
+            token_bucket: self.0.iter().map(|&rows| bucket(tokens.div_ceil(rows))).sum(),
+            experts_bucket: bucket(features.loads.len()),
+            load_bucket: bucket(features.max_load() as usize),
+            tuple_sketch: tuple_sketch(rows_per_tuple),
+            memory,
+        }
+    }
+}
+
 impl Coordinates {
     /// The coordinates of a call among `kernels`.
     pub fn of<'k>(
@@ -75,17 +115,12 @@ impl Coordinates {
         kernels: impl IntoIterator<Item = &'k KernelSpec>,
         memory: MemoryLevel,
     ) -> Self {
-        // Distinct, so that a kernel which vanishes takes no context with it as long as another
-        // one decodes for as many rows.
-        let rows: BTreeSet<usize> = kernels.into_iter().map(|k| k.rows_per_decode.max(1)).collect();
-        let tokens = features.facts.num_tokens;
-        Self {
-            token_bucket: rows.into_iter().map(|rows| bucket(tokens.div_ceil(rows))).sum(),
-            experts_bucket: bucket(features.loads.len()),
-            load_bucket: bucket(features.max_load() as usize),
-            tuple_sketch: tuple_sketch(features.loads),
-            memory,
+        let mut rows: BTreeMap<BitTuple, u64> = BTreeMap::new();
+        for load in features.loads {
+            *rows.entry(load.tuple).or_default() += u64::from(load.rows);
         }
+        let rows = rows.iter().map(|(&tuple, &rows)| (tuple, rows));
+        Cuts::of(kernels).coordinates(features, rows, memory)
     }
 
     /// The key of these coordinates for `features`' layer dimensions and numeric class.
@@ -98,6 +133,7 @@ impl Coordinates {
             shape.num_experts as u64,
             features.facts.numeric as u64,
             self.memory as u64,
+            u64::from(self.cuts),
             u64::from(self.token_bucket),
             u64::from(self.experts_bucket),
             u64::from(self.load_bucket),
@@ -117,22 +153,15 @@ fn bucket(count: usize) -> u32 {
     }
 }
 
-fn tuple_sketch(loads: &[ExpertLoad]) -> u32 {
-    let mut rows: Vec<(BitTuple, u64)> = Vec::new();
-    for load in loads {
-        match rows.binary_search_by_key(&load.tuple, |&(tuple, _)| tuple) {
-            Ok(at) => rows[at].1 += u64::from(load.rows),
-            Err(at) => rows.insert(at, (load.tuple, u64::from(load.rows))),
-        }
-    }
-    let total: u64 = rows.iter().map(|&(_, rows)| rows).sum();
+fn tuple_sketch(rows_per_tuple: impl Iterator<Item = (BitTuple, u64)> + Clone) -> u32 {
+    let total: u64 = rows_per_tuple.clone().map(|(_, rows)| rows).sum();
     let mut hash = Fnv::new();
-    for (tuple, rows) in rows.into_iter().filter(|&(_, rows)| rows * 16 >= total && rows > 0) {
+    for (tuple, rows) in rows_per_tuple.filter(|&(_, rows)| rows * 16 >= total && rows > 0) {
         let [gate, up, down] = tuple.widths().map(|bits| u64::from(bits.get()));
         hash.add(gate << 16 | up << 8 | down);
         hash.add(u64::from((total / rows).ilog2()));
     }
-    (hash.0 ^ hash.0 >> 32) as u32
+    hash.folded()
 }
 
 /// A hash of a text, the same on every machine and in every build.
@@ -148,6 +177,11 @@ struct Fnv(u64);
 impl Fnv {
     const fn new() -> Self {
         Self(0xcbf2_9ce4_8422_2325)
+    }
+
+    /// Both halves, folded together.
+    const fn folded(&self) -> u32 {
+        (self.0 ^ self.0 >> 32) as u32
     }
 
     fn add(&mut self, word: u64) {

@@ -55,7 +55,7 @@ pub use context::Retirement;
 pub use drift::{CommonMode, Cusum};
 pub use evidence::{PairedTest, Wealth, log_wealth};
 pub use explain::{AdaptiveExplanation, ArmVerdict, ConsideredArm};
-pub use features::{CallFeatures, Coordinates, ExpertLoad};
+pub use features::{CallFeatures, Coordinates, Cuts, ExpertLoad};
 pub use health::{Fitness, Health, MAX_FAILURES};
 pub use ledger::{Evidence, ImportEvidenceError, ImportSummary, Provenance};
 pub use log::DecisionRecord;

@@ -321,11 +321,11 @@ mod tests {
         let report = |ms| Report {
             kernel: Some(kernel),
             decision: None,
+            selection: None,
             fallback: None,
             latency: Some(Duration::from_millis(ms)),
             num_tokens: 1,
-            active_bits: Vec::new(),
-            rows_per_tuple: Vec::new(),
+            rows_per_tuple: Default::default(),
             active_bytes: 3_000_000,
             memory_pressure: 0.0,
             pattern: Default::default(),

@@ -1,138 +1,27 @@
-//! The dispatcher on the real CPU backend, and on one that fails or reports little memory.
+//! The dispatcher by the rules, on the real CPU backend and on one that fails or has little memory.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use trellect::core::{
-    Backend, BackendKind, BitTuple, Call, Candidate, Codebook, DeviceDescription, DeviceTime,
-    Family, Hidden, KernelId, LaunchError, LaunchId, LayerShape, LayerView, MemoryFigures,
-    NumericClass, PrepareError, PrepareProgress, PreparedLayer, Queue, Routing,
+    Backend, BitTuple, Bits, Family, Hidden, MemoryFigures, NumericClass, Routing,
 };
-use trellect::cpu::{CpuBackend, CpuOptions};
-use trellect::exl3::oracle;
-use trellect::exl3::synth::{self, OwnedLayer, SynthSpec};
+use trellect::exl3::{oracle, synth};
 use trellect::select::{RuleConfig, Verdict};
 use trellect::{Dispatcher, DispatcherOptions, ForwardError};
 use trellect_testkit::relative_error;
 
-/// The CPU backend, but kernels of some families fail and the memory is what the test says.
-struct Faulty {
-    cpu: CpuBackend,
-    memory: MemoryFigures,
-    failing: Arc<Vec<Family>>,
-}
-
-struct FaultyLayer {
-    layer: Arc<dyn PreparedLayer>,
-    failing: Arc<Vec<Family>>,
-}
-
-struct FaultyQueue {
-    queue: Box<dyn Queue>,
-    failing: Arc<Vec<Family>>,
-}
-
-impl Backend for Faulty {
-    fn kind(&self) -> BackendKind {
-        self.cpu.kind()
-    }
-
-    fn describe(&self) -> DeviceDescription {
-        self.cpu.describe()
-    }
-
-    fn kernels(&self, shape: &LayerShape, tuples: &[BitTuple]) -> Vec<Candidate> {
-        self.cpu.kernels(shape, tuples)
-    }
-
-    fn prepare(
-        &self,
-        layer: &LayerView<'_>,
-        progress: PrepareProgress<'_>,
-    ) -> Result<Arc<dyn PreparedLayer>, PrepareError> {
-        let layer = self.cpu.prepare(layer, progress)?;
-        Ok(Arc::new(FaultyLayer { layer, failing: Arc::clone(&self.failing) }))
-    }
-
-    fn memory(&self) -> MemoryFigures {
-        self.memory
-    }
-}
-
-impl PreparedLayer for FaultyLayer {
-    fn shape(&self) -> &LayerShape {
-        self.layer.shape()
-    }
-
-    fn expert_tuples(&self) -> &[BitTuple] {
-        self.layer.expert_tuples()
-    }
-
-    fn prepared_bytes(&self) -> u64 {
-        self.layer.prepared_bytes()
-    }
-
-    fn candidates(&self) -> &[Candidate] {
-        self.layer.candidates()
-    }
-
-    fn queue(self: Arc<Self>) -> Box<dyn Queue> {
-        let queue = Arc::clone(&self.layer).queue();
-        Box::new(FaultyQueue { queue, failing: Arc::clone(&self.failing) })
-    }
-}
-
-impl Queue for FaultyQueue {
-    fn reserve(&mut self, kernel: KernelId, num_pairs: usize) -> Result<(), LaunchError> {
-        self.queue.reserve(kernel, num_pairs)
-    }
-
-    fn workspace_bytes(&self) -> u64 {
-        self.queue.workspace_bytes()
-    }
-
-    fn launch(
-        &mut self,
-        kernel: KernelId,
-        call: &Call<'_>,
-        out: &mut [f32],
-    ) -> Result<LaunchId, LaunchError> {
-        if self.failing.contains(&kernel.family) {
-            out.fill(f32::NAN);
-            return Err(LaunchError::Device { kernel, message: "the test says so".into() });
-        }
-        self.queue.launch(kernel, call, out)
-    }
-
-    fn harvest(&mut self, sink: &mut dyn FnMut(DeviceTime)) {
-        self.queue.harvest(sink);
-    }
-}
-
-const SHAPE: (usize, usize, usize) = (256, 128, 8);
-const PLENTY: MemoryFigures = MemoryFigures { available: 90 << 30, total: 100 << 30 };
-
-fn layer() -> OwnedLayer {
-    let shape = LayerShape::new(SHAPE.0, SHAPE.1, SHAPE.2).expect("positive");
-    OwnedLayer::new(&SynthSpec::mixed(shape, Codebook::Mul1, 3)).expect("fits")
-}
-
-fn cpu() -> CpuBackend {
-    CpuBackend::new(CpuOptions::from_env().expect("unset or known"))
-}
+use crate::common::{Faults, PLENTY, SHAPE, cpu, error_of, faulty, layer, rules};
 
 fn dispatcher(failing: &[Family], memory: MemoryFigures, options: DispatcherOptions) -> Dispatcher {
-    let backend = Faulty { cpu: cpu(), memory, failing: Arc::new(failing.to_vec()) };
-    Dispatcher::prepare(Arc::new(backend), &layer().view(), options).expect("fits")
-}
-
-fn error_of(output: &[f32], hidden: Hidden<'_>, routing: &Routing) -> f64 {
-    relative_error(output, &oracle::forward(&layer().view(), hidden, routing))
+    let faults = Faults { memory: memory.into(), ..Faults::default() };
+    faults.failing.lock().unwrap().extend(failing);
+    faulty(&Arc::new(faults), options)
 }
 
 #[test]
 fn every_batch_row_has_its_kernel_and_the_report_tells_of_the_call() {
-    let mut dispatcher = dispatcher(&[], PLENTY, DispatcherOptions::default());
+    let mut dispatcher = dispatcher(&[], PLENTY, rules());
     for (tokens, family) in [
         (1, Family::Decode),
         (2, Family::Prefill4),
@@ -148,6 +37,8 @@ fn every_batch_row_has_its_kernel_and_the_report_tells_of_the_call() {
         assert_eq!(report.kernel.expect("ran").family, family, "{tokens} tokens");
         assert_eq!((report.num_tokens, report.reason()), (tokens, "heuristic"));
         assert_eq!(report.rows_per_tuple.iter().map(|(_, rows)| rows).sum::<usize>(), 2 * tokens);
+        let widths = report.active_bits().map(Bits::get);
+        assert!(widths.is_sorted() && report.active_bits().count() >= 3);
         assert_eq!(report.pattern.active_experts, routing.active_experts().len());
         assert!(report.latency.expect("the CPU tells at once").as_nanos() > 0);
         assert!((report.memory_pressure - 0.1).abs() < 1e-9);
@@ -159,7 +50,7 @@ fn every_batch_row_has_its_kernel_and_the_report_tells_of_the_call() {
 
 #[test]
 fn one_tuple_alone_takes_its_specialised_decode() {
-    let mut dispatcher = dispatcher(&[], PLENTY, DispatcherOptions::default());
+    let mut dispatcher = dispatcher(&[], PLENTY, rules());
     let tuples = dispatcher.layer().expert_tuples().to_vec();
     let common = BitTuple::new(6, 2, 3).expect("1 to 8");
     let same: Vec<i32> =
@@ -175,7 +66,7 @@ fn one_tuple_alone_takes_its_specialised_decode() {
 
 #[test]
 fn a_failed_launch_falls_back_in_the_same_call_and_is_quarantined() {
-    let mut dispatcher = dispatcher(&[Family::Prefill4], PLENTY, DispatcherOptions::default());
+    let mut dispatcher = dispatcher(&[Family::Prefill4], PLENTY, rules());
     let hidden = synth::hidden(4, SHAPE.0, 1);
     let hidden = Hidden::F16(&hidden);
     let routing = synth::routing(4, SHAPE.2, 2, 5).expect("valid");
@@ -198,14 +89,14 @@ fn a_failed_launch_falls_back_in_the_same_call_and_is_quarantined() {
     }
     let explanation = dispatcher.explain(&routing).expect("base is legal");
     let quarantined = |verdict: &Verdict| verdict.to_string().contains("quarantined");
-    let count = explanation.considered.iter().filter(|c| quarantined(&c.verdict)).count();
+    let count = explanation.rules.considered.iter().filter(|c| quarantined(&c.verdict)).count();
     assert_eq!(count, failures);
 }
 
 #[test]
 fn when_the_base_kernels_fail_too_the_first_error_is_reported() {
     let failing = [Family::Prefill4, Family::Base];
-    let mut dispatcher = dispatcher(&failing, PLENTY, DispatcherOptions::default());
+    let mut dispatcher = dispatcher(&failing, PLENTY, rules());
     let hidden = synth::hidden(4, SHAPE.0, 1);
     let routing = synth::routing(4, SHAPE.2, 2, 5).expect("valid");
     let error = dispatcher.forward(Hidden::F16(&hidden), &routing).unwrap_err();
@@ -218,20 +109,20 @@ fn memory_pressure_takes_the_base_kernel_and_no_memory_is_an_error() {
     let tight = MemoryFigures { available: 5 << 30, total: 100 << 30 };
     let hidden = synth::hidden(64, SHAPE.0, 1);
     let routing = synth::routing(64, SHAPE.2, 2, 5).expect("valid");
-    let mut dispatcher_tight = dispatcher(&[], tight, DispatcherOptions::default());
+    let mut dispatcher_tight = dispatcher(&[], tight, rules());
     let (_, report) = dispatcher_tight.forward(Hidden::F16(&hidden), &routing).expect("runs");
     assert_eq!(report.kernel.expect("ran").family, Family::Base);
     assert_eq!(report.reason(), "memory_pressure");
 
     let none = MemoryFigures { available: 0, total: 100 << 30 };
-    let mut dispatcher = dispatcher(&[], none, DispatcherOptions::default());
+    let mut dispatcher = dispatcher(&[], none, rules());
     let error = dispatcher.forward(Hidden::F16(&hidden), &routing).unwrap_err();
     assert!(error.to_string().contains("bytes of workspace, 0 are available"), "{error}");
 }
 
 #[test]
 fn exact_calls_get_exact_kernels() {
-    let options = DispatcherOptions { numeric: NumericClass::Exact, ..Default::default() };
+    let options = DispatcherOptions { numeric: NumericClass::Exact, ..rules() };
     let mut dispatcher = dispatcher(&[], PLENTY, options);
     for tokens in [1, 5, 40] {
         let hidden = synth::hidden(tokens, SHAPE.0, 1);
@@ -245,7 +136,7 @@ fn exact_calls_get_exact_kernels() {
 
 #[test]
 fn no_token_is_an_empty_result() {
-    let mut dispatcher = dispatcher(&[], PLENTY, DispatcherOptions::default());
+    let mut dispatcher = dispatcher(&[], PLENTY, rules());
     let routing = Routing::new(SHAPE.2, 2, &[], &[]).expect("valid");
     let (output, report) = dispatcher.forward(Hidden::F32(&[]), &routing).expect("nothing to do");
     assert!(output.is_empty());
@@ -254,7 +145,7 @@ fn no_token_is_an_empty_result() {
 
 #[test]
 fn arguments_that_do_not_fit_are_named() {
-    let mut dispatcher = dispatcher(&[], PLENTY, DispatcherOptions::default());
+    let mut dispatcher = dispatcher(&[], PLENTY, rules());
     let hidden = synth::hidden(2, SHAPE.0, 1);
     let mut error = |hidden: Hidden<'_>, routing: &Routing, len: usize| {
         dispatcher.forward_into(hidden, routing, &mut vec![0.0; len]).unwrap_err().to_string()
@@ -277,7 +168,7 @@ fn arguments_that_do_not_fit_are_named() {
 
 #[test]
 fn a_named_kernel_runs_or_says_why_not() {
-    let mut dispatcher = dispatcher(&[], PLENTY, DispatcherOptions::default());
+    let mut dispatcher = dispatcher(&[], PLENTY, rules());
     let hidden = synth::hidden(2, SHAPE.0, 1);
     let hidden = Hidden::F16(&hidden);
     let routing = synth::routing(2, SHAPE.2, 2, 5).expect("valid");
@@ -297,9 +188,8 @@ fn a_named_kernel_runs_or_says_why_not() {
 /// Every launch is recorded; a dispatcher that explores finds kernels that are faster here.
 #[test]
 fn latencies_are_recorded_and_exploring_times_other_kernels() {
-    let rules =
-        RuleConfig { exploration_rate: 1.0, seed: Some(7), ..DispatcherOptions::default().rules };
-    let options = DispatcherOptions { rules, ..DispatcherOptions::default() };
+    let config = RuleConfig { exploration_rate: 1.0, seed: Some(7), ..rules().rules };
+    let options = DispatcherOptions { rules: config, ..rules() };
     let mut dispatcher = dispatcher(&[], PLENTY, options);
     let hidden = synth::hidden(4, SHAPE.0, 1);
     let routing = synth::routing(4, SHAPE.2, 2, 5).expect("valid");
@@ -325,8 +215,7 @@ fn two_dispatchers_on_two_threads_do_not_disturb_each_other() {
             let (backend, prepared) = (Arc::clone(&backend), Arc::clone(&prepared));
             let (owned, failed) = (&owned, &failed);
             scope.spawn(move || {
-                let options = DispatcherOptions::default();
-                let mut dispatcher = Dispatcher::new(backend, prepared, options).expect("valid");
+                let mut dispatcher = Dispatcher::new(backend, prepared, rules()).expect("valid");
                 for round in 0..20 {
                     let tokens = 1 + (round * 7 + thread as usize * 3) % 40;
                     let hidden = synth::hidden(tokens, SHAPE.0, thread);

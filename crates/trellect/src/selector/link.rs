@@ -1,0 +1,197 @@
+//! A dispatcher's end: finding its plan and reporting, without a lock.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::SyncSender;
+
+use trellect_core::{CallFacts, KernelId};
+use trellect_select::ContextKey;
+use trellect_select::adaptive::{AdaptiveExplanation, ChoiceReason, Cuts};
+use trellect_select::hot::{
+    FeedbackProducer, Outcome, OutcomeFlags, Plan, PlanReader, Selected, Ticket,
+};
+
+use super::Selector;
+use super::call::KnownCall;
+use super::controller::Ask;
+use super::group::Group;
+use crate::Failure;
+use crate::call::CallSketch;
+
+/// A dispatcher's connection with its selector.
+pub(crate) struct Link {
+    pub(crate) group: Arc<Group>,
+    index: usize,
+    cuts: Cuts,
+    reader: PlanReader,
+    feedback: FeedbackProducer,
+    asks: SyncSender<Ask>,
+    /// The selector, kept alive.
+    pub(crate) selector: Selector,
+}
+
+/// What the plan says of a call.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Planned {
+    /// Launch this.
+    Serve(Pick),
+    /// The context is not in the table.
+    Unknown,
+    /// The plan's kernel has failed or may not serve this call.
+    Unfit,
+}
+
+/// A kernel and how to report on it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Pick {
+    /// Index of the kernel.
+    pub(crate) kernel: usize,
+    pub(crate) reason: ChoiceReason,
+    ticket: Option<Ticket>,
+    /// 0: not reported.
+    weight: u16,
+}
+
+impl Pick {
+    /// The rules' pick in place of a plan.
+    pub(crate) const fn by_rules(kernel: usize, reason: ChoiceReason) -> Self {
+        Self { kernel, reason, ticket: None, weight: 1 }
+    }
+}
+
+impl Link {
+    pub(super) fn new(
+        selector: Selector,
+        index: usize,
+        group: Arc<Group>,
+        feedback: FeedbackProducer,
+        asks: SyncSender<Ask>,
+    ) -> Self {
+        let (cuts, reader) = (Cuts::of(&group.arms), group.board.reader());
+        Self { group, index, cuts, reader, feedback, asks, selector }
+    }
+
+    /// The context of a call. Allocates nothing.
+    pub(crate) fn context(&self, sketch: &CallSketch, facts: CallFacts<'_>) -> ContextKey {
+        let rows = sketch.rows_per_tuple.iter().map(|&(tuple, rows)| (tuple, rows as u64));
+        let features = sketch.features(&self.group.shape, facts);
+        self.cuts.coordinates(&features, rows, self.group.memory.level()).key(&features)
+    }
+
+    /// What to launch for a call: no lock, no allocation, no float, no clock and no random number.
+    ///
+    /// A plan is made for the context, not for the call, and may be stale. So legality is asked
+    /// here, of this call's own tuples, tokens and memory, for every kernel that is handed out.
+    pub(crate) fn plan(&mut self, context: ContextKey, facts: &CallFacts<'_>) -> Planned {
+        let Some(Selected { plan, ticket }) = self.reader.select(context) else {
+            return Planned::Unknown;
+        };
+        let group = &*self.group;
+        let is_legal = |kernel: usize| group.arms[kernel].legal(facts).is_ok();
+        if let Some(place) = usize::from(plan.launch).checked_sub(1)
+            && let Some(leg) = group.trials.peek(place)
+        {
+            let kernel = usize::from(leg.kernel);
+            let may_run = leg.is_alone || !group.has_failed(kernel);
+            if may_run && is_legal(kernel) && group.trials.claim(place, leg) {
+                let reason = match (leg.is_alone, leg.kernel == plan.kernel) {
+                    (true, _) => ChoiceReason::Recovery,
+                    (false, true) => ChoiceReason::Control,
+                    (false, false) => ChoiceReason::Probe,
+                };
+                return Planned::Serve(Pick {
+                    kernel,
+                    reason,
+                    ticket: Some(leg.ticket),
+                    weight: 1,
+                });
+            }
+        }
+        let kernel = usize::from(plan.kernel);
+        if group.has_failed(kernel) || !is_legal(kernel) {
+            return Planned::Unfit;
+        }
+        let weight = if ticket.is_some() { plan.report_every } else { 0 };
+        Planned::Serve(Pick { kernel, reason: ChoiceReason::Incumbent, ticket: None, weight })
+    }
+
+    /// Reports a launch that took `nanoseconds`.
+    pub(crate) fn report(
+        &mut self,
+        context: ContextKey,
+        sketch: &CallSketch,
+        pick: Pick,
+        nanoseconds: u64,
+    ) {
+        let flags = match pick.reason {
+            ChoiceReason::Default => OutcomeFlags::MISS,
+            ChoiceReason::Fallback => OutcomeFlags::FALLBACK,
+            _ => OutcomeFlags::NONE,
+        };
+        if pick.weight > 0 {
+            self.push(context, sketch, pick, flags, nanoseconds);
+        }
+    }
+
+    /// Reports a kernel that failed. No dispatcher of the group launches it any
+    /// more, until it is on trial.
+    pub(crate) fn report_failure(
+        &mut self,
+        context: ContextKey,
+        sketch: &CallSketch,
+        pick: Pick,
+        failure: &Failure,
+    ) {
+        let flags = match failure {
+            Failure::Launch(_) => OutcomeFlags::FAILED,
+            Failure::Wrong(_) => OutcomeFlags::WRONG,
+        };
+        self.group.set_failed(pick.kernel, true);
+        self.push(context, sketch, pick, flags, 0);
+    }
+
+    fn push(
+        &mut self,
+        context: ContextKey,
+        sketch: &CallSketch,
+        pick: Pick,
+        flags: OutcomeFlags,
+        nanoseconds: u64,
+    ) {
+        let Pick { kernel, ticket, weight, .. } = pick;
+        let rows_per_decode = self.group.arms[kernel].rows_per_decode;
+        self.feedback.push(Outcome {
+            context,
+            plan: Plan { kernel: kernel as u16, launch: 0, epoch: 0, report_every: weight },
+            ticket,
+            flags,
+            // A routing has at most `Routing::MAX_PAIRS` pairs, which fit.
+            num_pairs: sketch.num_pairs as u32,
+            num_decodes: sketch.decodes(rows_per_decode),
+            nanoseconds,
+        });
+    }
+
+    /// Asks for a plan of a context that the table does not have. Drops the question where too many
+    /// wait: the next call of the context asks again.
+    pub(crate) fn ask(&self, context: ContextKey, sketch: &CallSketch, default: usize) {
+        if self.group.wants_contexts.load(Ordering::Relaxed) {
+            let call = KnownCall::new(sketch.num_tokens, sketch.loads.clone());
+            if self.asks.try_send(Ask { group: self.index, context, call, default }).is_ok() {
+                self.selector.wake();
+            }
+        }
+    }
+
+    /// What the selector's policy thinks of a call. Waits for the selector.
+    pub(crate) fn explain(&self, sketch: &CallSketch) -> AdaptiveExplanation {
+        let call = KnownCall::new(sketch.num_tokens, sketch.loads.clone());
+        self.selector.explain_group(self.index, &call)
+    }
+
+    /// The kernels that have failed and are not on trial.
+    pub(crate) fn failed(&self) -> impl Iterator<Item = KernelId> {
+        let arms = self.group.arms.iter().enumerate();
+        arms.filter(|(kernel, _)| self.group.has_failed(*kernel)).map(|(_, arm)| arm.id)
+    }
+}
