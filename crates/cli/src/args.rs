@@ -2,13 +2,16 @@
 
 use std::fmt;
 use std::num::NonZeroUsize;
+use std::path::PathBuf;
 use std::str::FromStr;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use trellect::core::{BitTuple, Codebook, LayerShape, NAMED_SHAPES, NamedShape, NumericClass};
 use trellect::cpu::{CpuBackend, CpuOptions};
+use trellect::select::adaptive::Mode;
+use trellect::tune::history::default_location;
 
-use crate::cmd::{doctor, inspect, run, select, synth};
+use crate::cmd::{doctor, inspect, run, select, stats, synth};
 
 /// Most tokens of one call that a flag may ask for.
 const MAX_TOKENS: u64 = 1 << 16;
@@ -43,6 +46,8 @@ pub(crate) enum Command {
     Inspect(inspect::InspectArgs),
     /// Make one decision from flags and explain it.
     Select(select::SelectArgs),
+    /// Show what has been chosen and learned, of the history.
+    Stats(stats::StatsArgs),
     /// Write a synthetic checkpoint.
     Synth(synth::SynthArgs),
     /// Show what this machine can run, and what it lacks.
@@ -76,6 +81,56 @@ impl DeviceArgs {
 pub(crate) enum BackendArg {
     /// The host's processor.
     Cpu,
+}
+
+/// Where what is learned is kept.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct HistoryArgs {
+    /// The file that keeps what is learned, or `none` [default: TRELLECT_HISTORY, else
+    /// trellect/v1/history.sqlite in the user's directory for state].
+    #[arg(long, value_name = "PATH")]
+    history: Option<PathBuf>,
+}
+
+impl HistoryArgs {
+    /// The file; `None` for `none`, and for a user without a home.
+    pub(crate) fn path(&self) -> Option<PathBuf> {
+        match &self.history {
+            Some(path) if path.as_os_str() == "none" => None,
+            Some(path) => Some(path.clone()),
+            None => default_location(),
+        }
+    }
+}
+
+/// How kernels are chosen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum PolicyArg {
+    /// Rules on the call's size, bit widths and memory.
+    Rules,
+    /// What timings have proved, starting from the rules.
+    Adaptive,
+}
+
+/// What is done with measurements.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ModeArg {
+    /// Probe, learn and switch.
+    Learn,
+    /// Serve what has been learned, and learn nothing.
+    Frozen,
+    /// Serve the rules' picks.
+    Off,
+}
+
+impl From<ModeArg> for Mode {
+    fn from(mode: ModeArg) -> Self {
+        match mode {
+            ModeArg::Learn => Self::Learn,
+            ModeArg::Frozen => Self::Frozen,
+            ModeArg::Off => Self::Off,
+        }
+    }
 }
 
 /// What a synthetic layer shall be.

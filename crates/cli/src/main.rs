@@ -11,6 +11,7 @@ mod facts;
 mod output;
 mod peak_memory;
 mod progress;
+mod switch;
 mod synthetic;
 mod table;
 mod tensor_file;

@@ -9,6 +9,7 @@ use trellect::core::{
     Backend, BackendKind, BitTuple, Candidate, LayerShape, MemoryFigures, NamedShape,
 };
 use trellect::cpu::MAX_ISA_VARIABLE;
+use trellect::tune::history::{HISTORY_VARIABLE, default_location};
 
 use crate::args::DeviceArgs;
 use crate::output;
@@ -20,8 +21,10 @@ Examples:
   TRELLECT_MAX_ISA=avx2 trellect doctor --json";
 
 /// The environment variables that this program reads.
-const KNOBS: [(&str, &str); 1] =
-    [(MAX_ISA_VARIABLE, "strongest instruction set to use: generic, avx2 or avx512")];
+const KNOBS: [(&str, &str); 2] = [
+    (MAX_ISA_VARIABLE, "strongest instruction set to use: generic, avx2 or avx512"),
+    (HISTORY_VARIABLE, "the file that keeps what is learned"),
+];
 
 /// The flags of `doctor`.
 #[derive(Debug, Args)]
@@ -46,6 +49,14 @@ struct DoctorReport {
     kernels: Vec<Kernel>,
     environment: Vec<Knob>,
     backends: Vec<BackendState>,
+    history: HistoryReport,
+}
+
+/// Where what is learned is kept.
+#[derive(Debug, Serialize)]
+struct HistoryReport {
+    path: Option<String>,
+    exists: bool,
 }
 
 #[derive(Debug, Serialize)]
@@ -103,10 +114,19 @@ pub(crate) fn run(args: &DoctorArgs) -> anyhow::Result<()> {
         backends: [BackendKind::Cpu, BackendKind::Cuda, BackendKind::Wgpu]
             .map(|kind| BackendState { name: kind.name(), state: state(kind) })
             .into(),
+        history: HistoryReport::new(),
     };
     match args.json {
         true => output::print_json(&report),
         false => output::print(&report.to_string()),
+    }
+}
+
+impl HistoryReport {
+    fn new() -> Self {
+        let path = default_location();
+        let exists = path.as_ref().is_some_and(|path| path.exists());
+        Self { path: path.map(|path| path.display().to_string()), exists }
     }
 }
 
@@ -199,7 +219,12 @@ impl fmt::Display for DoctorReport {
         writeln!(f, "{}", table::render(&columns, cells.collect()))?;
         let columns = [Column::Left("backend"), Column::Left("state")];
         let cells = self.backends.iter().map(|b| vec![b.name.into(), b.state.into()]);
-        f.write_str(&table::render(&columns, cells.collect()))
+        writeln!(f, "{}", table::render(&columns, cells.collect()))?;
+        match (&self.history.path, self.history.exists) {
+            (Some(path), true) => writeln!(f, "history: {path}"),
+            (Some(path), false) => writeln!(f, "history: {path}, not begun yet"),
+            (None, _) => writeln!(f, "history: this user has no home directory to keep it in"),
+        }
     }
 }
 

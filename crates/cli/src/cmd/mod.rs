@@ -4,6 +4,7 @@ pub(crate) mod doctor;
 pub(crate) mod inspect;
 pub(crate) mod run;
 pub(crate) mod select;
+pub(crate) mod stats;
 pub(crate) mod synth;
 
 use clap::Parser;
@@ -17,6 +18,7 @@ pub(crate) fn run(cli: Cli) -> anyhow::Result<()> {
         Some(Command::Run(args)) => run::run(&args),
         Some(Command::Inspect(args)) => inspect::run(&args),
         Some(Command::Select(args)) => select::run(&args),
+        Some(Command::Stats(args)) => stats::run(&args),
         Some(Command::Synth(args)) => synth::run(&args),
         Some(Command::Doctor(args)) => doctor::run(&args),
     }

@@ -1,8 +1,9 @@
 //! `trellect run`: one layer, a workload of several token counts, and a table of what happened.
 //!
 //! [`source`] finds the layer, [`workload`] makes hidden states and routings, [`measure`] runs and
-//! checks them, [`report`] shows the outcome.
+//! checks them, [`report`] shows the outcome and [`learning`] what was learned on the way.
 
+mod learning;
 mod measure;
 mod report;
 mod source;
@@ -13,19 +14,25 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::{Context, bail, ensure};
-use clap::Args;
+use clap::error::ErrorKind;
+use clap::{Args, CommandFactory};
 use trellect::core::{
     Backend, Candidate, KernelId, KernelSpec, LayerView, NumericClass, PreparedLayer, WhyNot,
 };
 use trellect::exl3::MoeLayer;
 use trellect::select::RuleConfig;
-use trellect::{Dispatcher, DispatcherOptions, Policy};
+use trellect::select::adaptive::AdaptiveConfig;
+use trellect::{Dispatcher, DispatcherOptions, Policy, Selector, SelectorOptions};
 
-use crate::args::{DeviceArgs, SynthLayerArgs, parse_numeric, parse_share, parse_tokens};
+use crate::args::{
+    Cli, DeviceArgs, HistoryArgs, ModeArg, PolicyArg, SynthLayerArgs, parse_numeric, parse_share,
+    parse_tokens,
+};
 use crate::output;
 use crate::peak_memory::peak_memory_bytes;
 use crate::progress::Progress;
 use crate::tensor_file::write_result;
+use learning::LearningReport;
 use measure::{Measurer, Row};
 use report::{LayerReport, MachineReport, RunReport};
 use source::Source;
@@ -38,7 +45,9 @@ Exit code 1 when it is above the limit of the kernel's numeric class.
 Examples:
   trellect run --shape 256x128x8x2
   trellect run --shape 256x128x8x2 --bits 6,2,3 --tokens 1,8 --numeric exact --json
-  trellect run --shape 256x128x8x2 --tokens 4 --repeat 200 --exploration 0.2
+  trellect run --shape 256x128x8x2 --tokens 1,4 --repeat 200
+  trellect run --shape 256x128x8x2 --tokens 4 --repeat 20 --mode frozen --history none
+  trellect run --shape 256x128x8x2 --tokens 4 --repeat 200 --policy rules --exploration 0.2
   trellect run --shape 256x128x8x2 --kernel moe_trellis_swiglu --threads 1
   trellect run --model tiny-model --layer 1 --tokens 1,4";
 
@@ -74,14 +83,21 @@ pub(crate) struct RunArgs {
     /// Run this kernel and no other; a name without @variant means the best one here.
     #[arg(long, value_name = "NAME")]
     kernel: Option<String>,
+    /// How to choose kernels.
+    #[arg(long, value_enum, default_value_t = PolicyArg::Adaptive)]
+    policy: PolicyArg,
+    /// What the adaptive policy does with the launches' times.
+    #[arg(long, value_enum, default_value_t = ModeArg::Learn)]
+    mode: ModeArg,
+    #[command(flatten)]
+    history: HistoryArgs,
     /// Timed launches per row [default: about 0.3 s of them, at least 3].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     repeat: Option<u32>,
-    /// Probability that a launch tries another legal kernel; what was tried and proved faster
-    /// serves from then on.
-    #[arg(long, value_name = "RATE", default_value_t = 0.0, value_parser = parse_share,
-          conflicts_with = "kernel")]
-    exploration: f64,
+    /// With --policy rules: probability that a launch tries another legal kernel; what was tried and
+    /// found faster serves from then on.
+    #[arg(long, value_name = "RATE", value_parser = parse_share, conflicts_with = "kernel")]
+    exploration: Option<f64>,
     /// Seed of everything random.
     #[arg(long, value_name = "N", default_value_t = 0)]
     seed: u64,
@@ -97,6 +113,10 @@ pub(crate) struct RunArgs {
 /// # Errors
 /// When anything fails, or a kernel's error is above the limit of its class.
 pub(crate) fn run(args: &RunArgs) -> anyhow::Result<()> {
+    if args.exploration.is_some() && args.policy != PolicyArg::Rules {
+        let message = "--exploration is for --policy rules: the adaptive policy has a budget";
+        Cli::command().error(ErrorKind::ArgumentConflict, message).exit();
+    }
     let backend = args.device.open()?;
     let source = Source::open(args)?;
     let layer = source.layer()?;
@@ -116,14 +136,8 @@ pub(crate) fn run(args: &RunArgs) -> anyhow::Result<()> {
     let layer_report =
         LayerReport::new(&source, &layer, prepared.prepared_bytes(), prepare_seconds);
 
-    let rules = RuleConfig {
-        exploration_rate: args.exploration,
-        seed: Some(args.seed),
-        ..RuleConfig::default()
-    };
-    let policy = Policy::Rules;
-    let options = DispatcherOptions { numeric: args.numeric, rules, available: None, policy };
-    let dispatcher = Dispatcher::new(backend, prepared, options)?;
+    let dispatcher = Dispatcher::new(backend, prepared, options(args))?;
+    let selector = dispatcher.selector().cloned();
     let kernel = kernel.map(|spec| spec.id);
     let mut measurer = Measurer::new(dispatcher, &layer, &workload, kernel, args.repeat);
     let progress = Progress::new("running", token_counts.len());
@@ -143,6 +157,7 @@ pub(crate) fn run(args: &RunArgs) -> anyhow::Result<()> {
         routing: workload.name(),
         top_k: workload.top_k(),
         rows: rows.iter().map(report::row).collect(),
+        learning: selector.map(|selector| LearningReport::new(&selector, args.mode)),
         peak_memory_bytes: peak_memory_bytes(),
     };
     match args.json {
@@ -152,6 +167,32 @@ pub(crate) fn run(args: &RunArgs) -> anyhow::Result<()> {
     let failures = report.above_limit();
     ensure!(failures.is_empty(), "error above the limit of its class: {}", failures.join("; "));
     Ok(())
+}
+
+/// The policy that the flags ask for. It learns between launches, so that a run with the same
+/// history and the same times decides the same.
+fn options(args: &RunArgs) -> DispatcherOptions {
+    let rules = RuleConfig {
+        exploration_rate: args.exploration.unwrap_or(0.0),
+        seed: Some(args.seed),
+        ..RuleConfig::default()
+    };
+    let policy = match args.policy {
+        PolicyArg::Adaptive if args.kernel.is_none() => {
+            Policy::Adaptive(Some(Selector::new(SelectorOptions {
+                adaptive: AdaptiveConfig {
+                    mode: args.mode.into(),
+                    seed: args.seed,
+                    ..AdaptiveConfig::default()
+                },
+                history: args.history.path(),
+                background: false,
+                ..SelectorOptions::default()
+            })))
+        }
+        _ => Policy::Rules,
+    };
+    DispatcherOptions { numeric: args.numeric, rules, available: None, policy }
 }
 
 /// Prepares `layer` and tells how many seconds it took.

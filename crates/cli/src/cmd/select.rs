@@ -1,26 +1,31 @@
 //! `trellect select`: one decision from flags.
 
+mod adaptive;
+
 use std::fmt;
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 use serde::Serialize;
 use trellect::core::{BitTuple, Bits, CallFacts, KernelId, NumericClass};
 use trellect::select::{
     Considered, Decision, Reason, Request, RuleConfig, RulePolicy, Verdict, catalogue,
 };
 
-use crate::args::parse_share;
+use crate::args::{DeviceArgs, HistoryArgs, PolicyArg, ShapeArg, parse_share};
 use crate::output;
 use crate::table::{self, Column};
 
 const EXAMPLES: &str = "\
-Decides among the kernels of the catalogue by their plain names; no device is asked and nothing runs.
-With an exploration rate above 0 and no seed, two runs may decide differently.
+The rules decide among the kernels of the catalogue by their plain names; no device is asked. With an
+exploration rate above 0 and no seed, two runs may decide differently. The adaptive policy decides
+among the processor's kernels for a layer whose experts all have the one tuple, going by the history,
+for a call that spreads evenly over the experts. Nothing runs.
 
 Examples:
   trellect select --batch 1 --gate 6 --up 2 --down 3 --exploration 0
   trellect select --batch 8 --bits 2,2,3,4 --explain --seed 1
-  trellect select --batch 64 --pressure 0.95 --fp32-acc --json";
+  trellect select --batch 64 --pressure 0.95 --fp32-acc --json
+  trellect select --policy adaptive --batch 4 --gate 6 --up 2 --down 3 --explain";
 
 /// The flags of `select`.
 #[derive(Debug, Args)]
@@ -53,6 +58,13 @@ pub(crate) struct SelectArgs {
     /// How to decide.
     #[arg(long, value_enum, default_value_t = PolicyArg::Rules)]
     policy: PolicyArg,
+    /// With --policy adaptive, the layer's shape: a model's name or HIDDENxINTERxEXPERTSxTOPK.
+    #[arg(long, value_name = "SHAPE", default_value = "glm-4.7-flash")]
+    shape: ShapeArg,
+    #[command(flatten)]
+    history: HistoryArgs,
+    #[command(flatten)]
+    device: DeviceArgs,
     /// Probability, 0 to 1, of trying another legal kernel.
     #[arg(long, value_name = "RATE", default_value_t = 0.05, value_parser = parse_share)]
     exploration: f64,
@@ -65,13 +77,6 @@ pub(crate) struct SelectArgs {
     /// Print one JSON object instead of text.
     #[arg(long)]
     json: bool,
-}
-
-/// The policies of this build.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum PolicyArg {
-    /// Rules on the call's size, bit widths and memory.
-    Rules,
 }
 
 /// A decision's metadata.
@@ -109,11 +114,11 @@ pub(crate) fn run(args: &SelectArgs) -> anyhow::Result<()> {
     let config =
         RuleConfig { exploration_rate: args.exploration, seed: args.seed, ..RuleConfig::default() };
     let candidates = catalogue(&config.thresholds);
-    let mut policy = match args.policy {
-        PolicyArg::Rules => RulePolicy::new(config)?,
-    };
-    let tuple = args.gate.zip(args.up).zip(args.down);
-    let tuple = tuple.map(|((gate, up), down)| BitTuple { gate, up, down });
+    if args.policy == PolicyArg::Adaptive {
+        return adaptive::run(args);
+    }
+    let mut policy = RulePolicy::new(config)?;
+    let tuple = args.tuple();
     let numeric = if args.fp32_acc { NumericClass::Exact } else { NumericClass::Half };
     let request = Request {
         active_bits: &args.bits,
@@ -136,6 +141,14 @@ pub(crate) fn run(args: &SelectArgs) -> anyhow::Result<()> {
     match args.json {
         true => output::print_json(&report),
         false => output::print(&report.to_string()),
+    }
+}
+
+impl SelectArgs {
+    /// The widths of the three projections, where they were given.
+    fn tuple(&self) -> Option<BitTuple> {
+        let widths = self.gate.zip(self.up).zip(self.down);
+        widths.map(|((gate, up), down)| BitTuple { gate, up, down })
     }
 }
 

@@ -22,7 +22,7 @@ fn examples(help: &str) -> Vec<Vec<&str>> {
 fn every_example_runs() {
     let directory = tempfile::tempdir().unwrap();
     // `synth` comes first: its examples write the checkpoint that the others read.
-    for command in ["synth", "inspect", "run", "select", "doctor"] {
+    for command in ["synth", "inspect", "run", "select", "stats", "doctor"] {
         let help = trellect([command, "--help"]);
         assert_eq!(help.code, 0, "{help:?}");
         run_all(directory.path(), &help.stdout);

@@ -5,6 +5,7 @@ mod help;
 mod run;
 mod run_input;
 mod select;
+mod stats;
 
 use std::path::Path;
 
@@ -50,6 +51,9 @@ fn trellect<'a>(args: impl IntoIterator<Item = &'a str>) -> Outcome {
 /// Runs the binary in a directory.
 fn trellect_in<'a>(directory: &Path, args: impl IntoIterator<Item = &'a str>) -> Outcome {
     let mut command = Command::cargo_bin("trellect").expect("the binary is built with its tests");
+    // Never the user's own history.
+    let history = tempfile::tempdir().expect("a temporary directory");
+    command.env("TRELLECT_HISTORY", history.path().join("history.sqlite"));
     let output = command.current_dir(directory).args(args).output().expect("the binary starts");
     let text = |bytes| String::from_utf8(bytes).expect("output is UTF-8");
     let code = output.status.code().expect("no signal ended it");

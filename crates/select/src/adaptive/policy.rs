@@ -230,6 +230,27 @@ impl AdaptivePolicy {
         Ok(Choice { kernel, reason, ticket, context: key })
     }
 
+    /// Begins a context that an earlier process knew, by the call that stood for it, with the
+    /// incumbent that it had: what was proved then stays until something else is proved. Imported
+    /// evidence is believed as in any context; there is no burst of probes, since there was one.
+    /// Whether it was begun: not outside of [`Mode::Learn`], nor where it is known, nor with an
+    /// incumbent that may not serve that call.
+    pub fn reopen(&mut self, features: &CallFeatures<'_>, incumbent: usize) -> bool {
+        let coordinates = self.coordinates(features);
+        let key = coordinates.key(features);
+        let fitness = self.fitness(features);
+        let may_serve = fitness.get(incumbent) == Some(&Some(Fitness::Fit));
+        if self.config.mode != Mode::Learn || self.contexts.contains_key(&key) || !may_serve {
+            return false;
+        }
+        let mut context = self.open_context(features, coordinates, incumbent, &fitness);
+        context.incumbent = incumbent;
+        self.make_room();
+        self.contexts.insert(key, context);
+        self.plan_version += 1;
+        true
+    }
+
     /// Learns what became of a decision. Never fails: what cannot be learned from is named.
     pub fn record(&mut self, ticket: Ticket, outcome: Outcome, now_ns: u64) -> Recorded {
         self.now_ns = self.now_ns.max(now_ns);

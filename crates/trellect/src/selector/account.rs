@@ -85,6 +85,7 @@ impl Account {
             incumbent: self.names[0],
         };
         self.contexts.insert(key, note);
+        self.unsaved_contexts.insert(key);
     }
 
     pub(super) fn count(

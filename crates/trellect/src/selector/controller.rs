@@ -174,10 +174,7 @@ impl Controller {
             Learner::new(group, environment.clone(), numeric, thresholds.clone(), policy);
         let figures = memory.figures();
         learner.observe_memory(figures.total.saturating_sub(figures.available), figures.total);
-        let now_ns = self.now_ns();
-        for note in &journal.contexts {
-            learner.reopen(note, now_ns);
-        }
+        journal.contexts.iter().for_each(|note| learner.reopen(note));
         learner.set_mode(self.config.mode);
         self.learners.push(learner);
         self.learners.len() - 1

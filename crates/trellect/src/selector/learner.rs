@@ -12,7 +12,7 @@ use std::sync::atomic::Ordering;
 use trellect_core::{CallFacts, KernelId, NumericClass};
 use trellect_select::adaptive::{
     AdaptiveExplanation, AdaptivePolicy, CallFeatures, Choice, ChoiceReason, Conditions, Mode,
-    Outcome, Recorded, Totals,
+    Outcome, Recorded, Serving, Totals,
 };
 use trellect_select::hot::{self, FeedbackConsumer, OutcomeFlags, Plan, PlanTable};
 use trellect_select::{ContextKey, Thresholds};
@@ -31,6 +31,11 @@ const REPORT_SHARE: f64 = 0.005;
 const REPORT_NS: f64 = 4_000.0;
 /// Most calls that one report stands for on account of its cost.
 const MAX_REPORT_EVERY: f64 = 64.0;
+
+/// The plan's kernel where there is none: the rules serve.
+pub(super) const NO_KERNEL: u16 = u16::MAX;
+/// Log ratio that a pair counts as at most, as in the policy's test.
+const MAX_GAIN: f64 = 0.3;
 
 /// A context that has a plan.
 struct Known {
@@ -129,30 +134,35 @@ impl Learner {
     /// Begins a context with the call that it was met with. `key` is the caller's: where the policy
     /// sees another one, since the memory level has changed meanwhile, nothing is begun.
     pub(super) fn open(&mut self, key: ContextKey, call: KnownCall, default: usize, now_ns: u64) {
-        if self.known.contains_key(&key) || self.policy.mode() != Mode::Learn {
-            return;
-        }
-        let Some(place) = self.free_place() else { return };
         let features = features(&self.group, self.numeric, &call);
-        if self.policy.context_key(&features) != key {
+        let is_new = !self.known.contains_key(&key) && self.policy.mode() == Mode::Learn;
+        if !is_new || self.policy.context_key(&features) != key {
             return;
         }
         let conditions = Conditions { default, may_probe: false };
         let Ok(choice) = self.policy.choose(&features, &conditions, now_ns) else { return };
         self.forget(choice, now_ns);
+        self.know(key, call, default);
+    }
+
+    /// Begins a context that an earlier process knew, with its incumbent, where that still exists.
+    pub(super) fn reopen(&mut self, note: &ContextNote) {
+        let Some(call) = KnownCall::stored(&note.call, &self.group.shape) else { return };
+        let incumbent = self.group.arms.iter().position(|arm| arm.id == note.incumbent);
+        let (key, Some(incumbent)) = (ContextKey(note.context), incumbent) else { return };
+        let features = features(&self.group, self.numeric, &call);
+        if self.policy.context_key(&features) == key && self.policy.reopen(&features, incumbent) {
+            self.know(key, call, incumbent);
+        }
+    }
+
+    fn know(&mut self, key: ContextKey, call: KnownCall, default: usize) {
+        let Some(place) = self.free_place() else { return };
         let bucket = self.thresholds.bucket(call.num_tokens);
         self.account.open(key, bucket, &call, self.group.shape);
         let (trial, reports, latest_ns) = (None, 0, 0.0);
         self.known.insert(key, Known { call, default, place, trial, reports, latest_ns });
         self.changed = true;
-    }
-
-    /// Begins a context that an earlier process knew, where its incumbent still exists.
-    pub(super) fn reopen(&mut self, note: &ContextNote, now_ns: u64) {
-        let Some(call) = KnownCall::stored(&note.call, &self.group.shape) else { return };
-        let incumbent = self.group.arms.iter().position(|arm| arm.id == note.incumbent);
-        let Some(default) = incumbent else { return };
-        self.open(ContextKey(note.context), call, default, now_ns);
     }
 
     fn free_place(&mut self) -> Option<usize> {
@@ -362,7 +372,7 @@ impl Learner {
         };
         // The pair's challenger is not the incumbent: the one that has raced in this trial.
         let explanation = self.policy.explain(&features(&self.group, self.numeric, &known.call));
-        Proof { gain, explanation: Some(explanation) }
+        Proof { gain: gain.clamp(-MAX_GAIN, MAX_GAIN), explanation: Some(explanation) }
     }
 
     /// Hands back a decision that will not be carried out.
@@ -376,18 +386,18 @@ impl Learner {
         if !self.changed && version == self.published_version {
             return;
         }
-        let plans = self.policy.serving_plan().filter_map(|(key, serving)| {
-            let known = self.known.get(&key)?;
-            let waiting = known.trial.is_some();
-            Some((
-                key,
-                Plan {
-                    kernel: serving.kernel as u16,
-                    launch: if waiting { known.place as u16 + 1 } else { 0 },
-                    epoch: version as u16,
-                    report_every: report_every(known, serving.ask_every),
-                },
-            ))
+        let serving: BTreeMap<ContextKey, Serving> = self.policy.serving_plan().collect();
+        let is_learning = self.policy.mode() == Mode::Learn;
+        let plans = self.known.iter().filter_map(|(key, known)| {
+            let serving = serving.get(key);
+            let plan = Plan {
+                kernel: serving.map_or(NO_KERNEL, |serving| serving.kernel as u16),
+                launch: known.trial.as_ref().map_or(0, |_| known.place as u16 + 1),
+                epoch: version as u16,
+                report_every: report_every(known, serving.map_or(1, |serving| serving.ask_every)),
+            };
+            // While its incumbent is out of order, a context can still try whether it works again.
+            (serving.is_some() || is_learning).then_some((*key, plan))
         });
         self.group.board.publish(PlanTable::new(plans));
         (self.published_version, self.changed) = (version, false);

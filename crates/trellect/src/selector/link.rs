@@ -37,7 +37,7 @@ pub(crate) enum Planned {
     Serve(Pick),
     /// The context is not in the table.
     Unknown,
-    /// The plan's kernel has failed or may not serve this call.
+    /// The plan has no kernel, or one that has failed or may not serve this call.
     Unfit,
 }
 
@@ -87,13 +87,14 @@ impl Link {
             return Planned::Unknown;
         };
         let group = &*self.group;
-        let is_legal = |kernel: usize| group.arms[kernel].legal(facts).is_ok();
+        let is_legal =
+            |kernel: usize| group.arms.get(kernel).is_some_and(|arm| arm.legal(facts).is_ok());
         if let Some(place) = usize::from(plan.launch).checked_sub(1)
             && let Some(leg) = group.trials.peek(place)
         {
             let kernel = usize::from(leg.kernel);
-            let may_run = leg.is_alone || !group.has_failed(kernel);
-            if may_run && is_legal(kernel) && group.trials.claim(place, leg) {
+            let may_run = is_legal(kernel) && (leg.is_alone || !group.has_failed(kernel));
+            if may_run && group.trials.claim(place, leg) {
                 let reason = match (leg.is_alone, leg.kernel == plan.kernel) {
                     (true, _) => ChoiceReason::Recovery,
                     (false, true) => ChoiceReason::Control,
@@ -108,7 +109,7 @@ impl Link {
             }
         }
         let kernel = usize::from(plan.kernel);
-        if group.has_failed(kernel) || !is_legal(kernel) {
+        if !is_legal(kernel) || group.has_failed(kernel) {
             return Planned::Unfit;
         }
         let weight = if ticket.is_some() { plan.report_every } else { 0 };

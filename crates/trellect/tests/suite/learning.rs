@@ -11,7 +11,7 @@ use trellect::{Dispatcher, DispatcherOptions, Policy, Report, Selector, Selector
 
 use crate::common::{Faults, SHAPE, by_hand, cpu, error_of, faulty, layer, sharing};
 
-/// A table that prefers the portable base kernel to one on vector instructions, many times faster.
+/// Options with a table that prefers the portable base kernel to one on vector instructions, many times faster.
 /// `None` on a machine that has none.
 pub(crate) fn mis_set(selector: &Selector) -> Option<(DispatcherOptions, [KernelId; 2])> {
     let prepared = trellect::core::Backend::prepare(&cpu(), &layer().view(), &mut |_| {});

@@ -23,6 +23,10 @@ pub(super) struct Row {
     pub(super) num_tokens: usize,
     /// The kernels that served, the most used one first; none where there was no token.
     pub(super) kernels: Vec<KernelRuns>,
+    /// The kernel of the first launch.
+    pub(super) first_kernel: Option<KernelId>,
+    /// The kernel of the last launch that was no probe.
+    pub(super) last_kernel: Option<KernelId>,
     /// The result of the first launch.
     pub(super) first_output: Vec<f32>,
 }
@@ -72,12 +76,17 @@ impl<'a> Measurer<'a> {
     /// kernel that serves is compared with the oracle.
     pub(super) fn measure(&mut self, num_tokens: usize) -> anyhow::Result<Row> {
         let mut first_output = Vec::new();
+        let (mut first_kernel, mut last_kernel) = (None, None);
         let mut kernels: Vec<KernelRuns> = Vec::new();
         let (mut timed, mut spent) = (0, Duration::ZERO);
         for launch in 0.. {
             let batch = self.workload.batch(num_tokens, launch)?;
             let (out, report) = self.launch(&batch)?;
             let Some(kernel) = report.kernel else { break };
+            first_kernel = first_kernel.or(report.kernel);
+            if !report.is_probe() {
+                last_kernel = report.kernel;
+            }
             let runs = match kernels.iter_mut().find(|runs| runs.kernel == kernel) {
                 Some(runs) => runs,
                 None => {
@@ -107,7 +116,7 @@ impl<'a> Measurer<'a> {
             runs.reports.sort_by_key(|report| report.latency);
         }
         kernels.sort_by_key(|runs| std::cmp::Reverse(runs.reports.len()));
-        Ok(Row { num_tokens, kernels, first_output })
+        Ok(Row { num_tokens, kernels, first_kernel, last_kernel, first_output })
     }
 
     fn launch(&mut self, batch: &Batch) -> anyhow::Result<(Vec<f32>, Report)> {
@@ -117,6 +126,9 @@ impl<'a> Measurer<'a> {
             Some(kernel) => self.dispatcher.forward_on(kernel, hidden, &batch.routing, &mut out)?,
             None => self.dispatcher.forward_into(hidden, &batch.routing, &mut out)?,
         };
+        if let Some(selector) = self.dispatcher.selector() {
+            selector.step();
+        }
         if let Some(fallback) = &report.fallback {
             output::note(&format!("fell back: {}", fallback.error));
         }

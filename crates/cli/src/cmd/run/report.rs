@@ -4,11 +4,12 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use serde::Serialize;
-use trellect::Report;
 use trellect::core::{Backend, LayerShape};
 use trellect::cpu::CpuBackend;
 use trellect::exl3::MoeLayer;
+use trellect::{Report, is_exploration};
 
+use super::learning::LearningReport;
 use super::measure::{KernelRuns, Row};
 use super::source::Source;
 use crate::facts;
@@ -27,6 +28,8 @@ pub(super) struct RunReport {
     pub(super) top_k: usize,
     /// One entry per number of tokens.
     pub(super) rows: Vec<RowReport>,
+    /// What the adaptive policy learned; `null` where the rules or a flag chose.
+    pub(super) learning: Option<LearningReport>,
     /// Largest resident set of this process, where the system tells.
     pub(super) peak_memory_bytes: Option<u64>,
 }
@@ -124,6 +127,10 @@ pub(super) struct RowReport {
     top_expert_share: f64,
     entropy_bits: f64,
     rows_per_tuple: BTreeMap<String, usize>,
+    /// The kernel of the first launch.
+    first_kernel: Option<String>,
+    /// The kernel of the last launch that was no probe.
+    last_kernel: Option<String>,
     other_kernels: Vec<OtherKernel>,
 }
 
@@ -168,6 +175,8 @@ pub(super) fn row(row: &Row) -> RowReport {
         top_expert_share: pattern.top_expert_share,
         entropy_bits: pattern.entropy_bits,
         rows_per_tuple: tuples.iter().map(|(tuple, rows)| (tuple.to_string(), *rows)).collect(),
+        first_kernel: row.first_kernel.map(|kernel| kernel.to_string()),
+        last_kernel: row.last_kernel.map(|kernel| kernel.to_string()),
         other_kernels: row.kernels.iter().skip(1).map(OtherKernel::new).collect(),
     }
 }
@@ -247,6 +256,9 @@ impl fmt::Display for RunReport {
             machine.backend, machine.device, self.routing, self.top_k
         )?;
         write_rows(f, &self.rows)?;
+        if let Some(learning) = &self.learning {
+            write!(f, "\n{learning}")?;
+        }
         writeln!(f)?;
         if let Some(bytes) = self.peak_memory_bytes {
             writeln!(f, "peak memory {}", table::bytes(bytes))?;
@@ -286,22 +298,28 @@ fn write_rows(f: &mut fmt::Formatter<'_>, rows: &[RowReport]) -> fmt::Result {
     };
     f.write_str(&table::render(&columns, rows.iter().map(cells).collect()))?;
     for row in rows {
-        for other in &row.other_kernels {
+        let tokens = table::plural(row.tokens, "token");
+        let all = row.launches + row.other_kernels.iter().map(|o| o.launches).sum::<usize>();
+        let (tried, served): (Vec<_>, Vec<_>) =
+            row.other_kernels.iter().partition(|other| is_exploration(other.reason));
+        for other in served {
             writeln!(
                 f,
-                "  at {} {} of {} launches were served by {} ({}): {} ms, error {:.1e}",
-                table::plural(row.tokens, "token"),
+                "  at {tokens} {} of {all} launches were served by {} ({}): {} ms, error {:.1e}",
                 other.launches,
-                row.launches + row.other_kernels.iter().map(|o| o.launches).sum::<usize>(),
                 other.kernel_name,
                 other.reason,
                 table::optional(other.latency_ms, |ms| format!("{ms:.3}")),
                 other.error
             )?;
         }
+        if !tried.is_empty() {
+            let launches: usize = tried.iter().map(|other| other.launches).sum();
+            let kernels = table::plural(tried.len(), "other kernel");
+            writeln!(f, "  at {tokens} {launches} of {all} launches tried {kernels}")?;
+        }
         if row.numeric_downgrade {
             let class = row.numeric.unwrap_or_default();
-            let tokens = table::plural(row.tokens, "token");
             writeln!(f, "  numeric downgrade at {tokens}: only class {class} could serve")?;
         }
     }
@@ -334,10 +352,15 @@ mod tests {
         KernelRuns { kernel, class: NumericClass::Half, error, reports }
     }
 
+    fn measured(kernels: Vec<KernelRuns>) -> Row {
+        let (first_kernel, last_kernel) = (None, None);
+        Row { num_tokens: 1, kernels, first_kernel, last_kernel, first_output: Vec::new() }
+    }
+
     #[test]
     fn a_row_reports_the_quantiles_of_its_first_kernel() {
         let kernels = vec![runs(Family::Decode, 1e-4), runs(Family::Base, 1e-4)];
-        let row = row(&Row { num_tokens: 1, kernels, first_output: Vec::new() });
+        let row = row(&measured(kernels));
         assert_eq!((row.p10_ms, row.latency_ms, row.p90_ms), (Some(2.0), Some(6.0), Some(10.0)));
         assert_eq!((row.gb_per_s, row.launches), (Some(0.5), 11));
         assert_eq!(row.other_kernels[0].kernel_name, "moe_trellis_swiglu");
@@ -347,7 +370,7 @@ mod tests {
     #[test]
     fn every_kernel_above_its_limit_is_named() {
         let kernels = vec![runs(Family::Decode, 3e-3), runs(Family::Base, f64::INFINITY)];
-        let row = row(&Row { num_tokens: 1, kernels, first_output: Vec::new() });
+        let row = row(&measured(kernels));
         assert!(!row.within_limit);
         assert_eq!(
             failures(&row),

@@ -116,3 +116,16 @@ fn what_the_plan_served_is_counted_but_not_learned() {
     let unknown = policy.observe(ContextKey(0), 1, Outcome::LatencyNs(1e5), 0);
     assert_eq!(unknown, Recorded::Counted);
 }
+
+#[test]
+fn a_reopened_context_keeps_the_incumbent_that_was_proved() {
+    let mut policy = two_arms();
+    assert!(!policy.reopen(&features(4), 2), "no such arm");
+    assert!(policy.reopen(&features(4), 1));
+    assert!(!policy.reopen(&features(4), 0), "known");
+    let quiet = Conditions { may_probe: false, ..PROBING };
+    assert_eq!(policy.choose(&features(4), &quiet, 0).unwrap().kernel, 1);
+    policy.set_mode(Mode::Frozen);
+    assert!(!policy.reopen(&features(64), 1), "frozen");
+    assert_eq!(policy.choose(&features(4), &quiet, 0).unwrap().kernel, 1);
+}

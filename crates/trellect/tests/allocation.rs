@@ -1,0 +1,72 @@
+//! A call for which the adaptive policy has a plan allocates nothing, and waits for no lock.
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use trellect::core::{Codebook, Hidden, LayerShape};
+use trellect::cpu::{CpuBackend, CpuOptions};
+use trellect::exl3::synth::{self, OwnedLayer, SynthSpec};
+use trellect::{Dispatcher, DispatcherOptions, Policy, Selector, SelectorOptions};
+
+struct Counting;
+
+static ALLOCATIONS: AtomicUsize = AtomicUsize::new(0);
+
+// SAFETY: every method hands over to the system's allocator unchanged.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
+        // SAFETY: the caller's promise.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        // SAFETY: the caller's promise.
+        unsafe { System.dealloc(pointer, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+#[test]
+fn warm_calls_allocate_nothing() {
+    let shape = LayerShape::new(256, 256, 8).expect("positive");
+    let owned = OwnedLayer::new(&SynthSpec::mixed(shape, Codebook::Mul1, 1)).expect("fits");
+    let backend = CpuBackend::new(CpuOptions::from_env().expect("unset or known"));
+    // Nobody learns while allocations are counted: the process has one counter.
+    let selector = Selector::new(SelectorOptions {
+        background: false,
+        calibration_budget: Duration::ZERO,
+        ..SelectorOptions::default()
+    });
+    let policy = Policy::Adaptive(Some(selector.clone()));
+    let options = DispatcherOptions { policy, ..DispatcherOptions::default() };
+    let mut dispatcher =
+        Dispatcher::prepare(Arc::new(backend), &owned.view(), options).expect("fits");
+    for tokens in [1, 9, 70] {
+        let hidden = synth::hidden(tokens, 256, 1);
+        let routing = synth::routing(tokens, 8, 2, 2).expect("valid");
+        let mut out = vec![0.0; tokens * 256];
+        let mut planned = 0;
+        // Threads that start late and the test harness allocate when they like, and the first use
+        // of a kernel grows its workspace and is confirmed; a call's own allocation would be there
+        // every time.
+        let mut best = usize::MAX;
+        for _ in 0..40 {
+            let before = ALLOCATIONS.load(Ordering::Relaxed);
+            let report = dispatcher.forward_into(Hidden::F16(&hidden), &routing, &mut out);
+            let allocations = ALLOCATIONS.load(Ordering::Relaxed) - before;
+            if report.expect("runs").reason() == "incumbent" {
+                planned += 1;
+                best = best.min(allocations);
+            } else {
+                selector.step();
+            }
+        }
+        assert!(planned > 30 && best == 0, "{tokens} tokens: {planned} planned, {best}");
+    }
+    assert_eq!(selector.stats().dropped, 0);
+}
