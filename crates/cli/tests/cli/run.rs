@@ -30,7 +30,9 @@ fn the_table_has_four_rows() {
 
 #[test]
 fn the_json_has_its_fields() {
-    let report = tiny(&["--json", "--threads", "1", "--bits", "6,2,3"]).json();
+    let flags = ["--json", "--threads", "1", "--bits", "6,2,3", "--policy", "rules"];
+    let report = tiny(&flags).json();
+    assert!(report["learning"].is_null());
     assert_eq!(report["machine"]["threads"], 1);
     assert_eq!(report["machine"]["backend"], "cpu");
     assert_eq!(report["layer"]["tuples"]["6_2_3"], 8);
