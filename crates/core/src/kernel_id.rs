@@ -1,4 +1,5 @@
 use std::fmt;
+use std::hash::{Hash, Hasher};
 use std::str::FromStr;
 
 use crate::{BitTuple, Bits};
@@ -65,7 +66,7 @@ impl fmt::Display for BackendKind {
 }
 
 /// One of several implementations of a kernel: the part of a name after `@`, as in `cpu.avx512`.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Variant {
     backend: BackendKind,
     // Inline so that a KernelId is Copy and a launch allocates nothing.
@@ -99,6 +100,19 @@ impl Variant {
     /// The implementation's name.
     pub fn name(&self) -> &str {
         std::str::from_utf8(&self.text[..usize::from(self.len)]).expect("ASCII: checked by new")
+    }
+}
+
+impl Hash for Variant {
+    /// As three words: names are hashed for every latency that is recorded. The length is in the
+    /// text, which is padded with zeros and has none of its own.
+    #[inline]
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        let mut bytes = [self.backend as u8; 24];
+        bytes[..Self::MAX_LEN].copy_from_slice(&self.text);
+        for word in bytes.as_chunks::<8>().0 {
+            state.write_u64(u64::from_le_bytes(*word));
+        }
     }
 }
 

@@ -16,6 +16,7 @@ impl TokenRange {
     pub const ONE: TokenRange = TokenRange { min: 0, max: Some(1) };
 
     /// Whether `tokens` lies within.
+    #[inline]
     pub fn contains(&self, tokens: usize) -> bool {
         tokens >= self.min && self.max.is_none_or(|max| tokens <= max)
     }
@@ -76,10 +77,11 @@ impl KernelSpec {
         {
             return Err(WhyNot::Tuple { found, only });
         }
+        let Some(available) = facts.workspace_limit else { return Ok(()) };
         let needed = self.workspace.bytes(facts.num_pairs);
-        match facts.workspace_limit {
-            Some(available) if needed > available => Err(WhyNot::Workspace { needed, available }),
-            _ => Ok(()),
+        match needed > available {
+            true => Err(WhyNot::Workspace { needed, available }),
+            false => Ok(()),
         }
     }
 

@@ -18,6 +18,8 @@ const KEYS: usize = 1 << 15;
 const SINGLE_CALLS: usize = 1 << 22;
 const BATCHES: usize = 1 << 13;
 const BATCH: usize = 1024;
+/// Plans that a usual table changes: that many contexts switched or settled in a millisecond.
+const CHANGES: u64 = 16;
 const PUBLISH_PERIOD: Duration = Duration::from_millis(1);
 
 fn main() {
@@ -25,13 +27,13 @@ fn main() {
     (0..SINGLE_CALLS).for_each(|_| timer.add(Instant::now().elapsed()));
     let timer_ns = timer.percentile_ns(0.5);
     println!("timer: {timer_ns} ns, subtracted from single calls\n");
-    println!("{:<34} {:>8} {:>8} {:>8} {:>9}", "", "p50 ns", "p99 ns", "p99.9 ns", "batch ns");
+    println!("{:<40} {:>8} {:>8} {:>8} {:>9}", "", "p50 ns", "p99 ns", "p99.9 ns", "batch ns");
     report("nothing", timer_ns, || {
         black_box(());
     });
     for report_every in [0, 100] {
-        for publishes in [false, true] {
-            select(timer_ns, report_every, publishes);
+        for changes in [None, Some(CHANGES), Some(CONTEXTS)] {
+            select(timer_ns, report_every, changes);
         }
     }
     feedback(timer_ns);
@@ -49,16 +51,20 @@ fn context(number: u64) -> ContextKey {
     ContextKey(mix(number % CONTEXTS))
 }
 
-fn table(epoch: u16, report_every: u16) -> PlanTable {
+/// A table in which the plans of the first `changes` contexts are of this epoch, the others of the
+/// first.
+fn table(epoch: u16, report_every: u16, changes: u64) -> PlanTable {
     PlanTable::new((0..CONTEXTS).map(|number| {
+        let epoch = if number < changes { epoch } else { 0 };
         let plan = Plan { kernel: (number % 7) as u16, launch: 0, epoch, report_every };
         (context(number), plan)
     }))
 }
 
-fn select(timer_ns: usize, report_every: u16, publishes: bool) {
+/// With `changes` a writer publishes a thousand tables a second, each with so many new plans.
+fn select(timer_ns: usize, report_every: u16, changes: Option<u64>) {
     let keys: Vec<_> = (0..KEYS as u64).map(|at| context(mix(!at))).collect();
-    let board = PlanBoard::new(table(0, report_every));
+    let board = PlanBoard::new(table(0, report_every, 0));
     let mut reader = board.reader();
     for &key in &keys {
         assert!(reader.get(key).is_some());
@@ -67,11 +73,12 @@ fn select(timer_ns: usize, report_every: u16, publishes: bool) {
     let tables = AtomicU64::new(0);
     let started = Instant::now();
     thread::scope(|scope| {
-        if publishes {
-            scope.spawn(|| {
+        if let Some(changes) = changes {
+            let (board, done, tables) = (&board, &done, &tables);
+            scope.spawn(move || {
                 for epoch in 1.. {
                     let next = Instant::now() + PUBLISH_PERIOD;
-                    board.publish(table(epoch as u16, report_every));
+                    board.publish(table(epoch as u16, report_every, changes));
                     tables.store(epoch, Ordering::Relaxed);
                     if done.load(Ordering::Relaxed) {
                         break;
@@ -84,7 +91,10 @@ fn select(timer_ns: usize, report_every: u16, publishes: bool) {
             0 => "select".to_owned(),
             every => format!("select, ticket every {every}"),
         };
-        let name = if publishes { format!("{name}, writer") } else { name };
+        let name = match changes {
+            None => name,
+            Some(changes) => format!("{name}, writer of {changes}"),
+        };
         let mut at = 0;
         report(&name, timer_ns, || {
             at = (at + 1) % KEYS;
@@ -92,9 +102,9 @@ fn select(timer_ns: usize, report_every: u16, publishes: bool) {
         });
         done.store(true, Ordering::Relaxed);
     });
-    if publishes {
+    if changes.is_some() {
         let rate = tables.load(Ordering::Relaxed) as f64 / started.elapsed().as_secs_f64();
-        println!("{:<34} {rate:.0} tables per second", "");
+        println!("{:<40} {rate:.0} tables per second", "");
     }
 }
 
@@ -143,7 +153,7 @@ fn report(name: &str, timer_ns: usize, mut call: impl FnMut()) {
     let batch_ns = batches[BATCHES / 2].as_nanos() as f64 / BATCH as f64;
     let [p50, p99, p999] =
         [0.5, 0.99, 0.999].map(|share| single.percentile_ns(share).saturating_sub(timer_ns));
-    println!("{name:<34} {p50:>8} {p99:>8} {p999:>8} {batch_ns:>9.2}");
+    println!("{name:<40} {p50:>8} {p99:>8} {p999:>8} {batch_ns:>9.2}");
 }
 
 /// Counts durations by the nanosecond, in little memory lest it evict what is measured.

@@ -88,7 +88,8 @@ impl fmt::Display for Verdict {
 impl Explanation {
     pub(crate) fn new(rules: &Rules<'_>, history: &History) -> Result<Self, SelectError> {
         let baseline = rules.baseline()?;
-        let decision = feedback(rules, &baseline, history).unwrap_or(baseline);
+        let decision =
+            feedback(rules, &baseline, history.afresh(baseline.bucket)).unwrap_or(baseline);
         let own = history.timings(baseline.kernel, baseline.bucket);
         let considered = rules.candidates.iter().map(|spec| {
             let verdict = match rules.request.legal_as(spec, decision.class_asked) {

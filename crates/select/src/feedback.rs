@@ -2,7 +2,7 @@
 
 use trellect_core::KernelSpec;
 
-use crate::history::History;
+use crate::history::Compare;
 use crate::rules::Rules;
 use crate::{Decision, Reason, Timings, WelchTest};
 
@@ -11,18 +11,14 @@ use crate::{Decision, Reason, Timings, WelchTest};
 pub(crate) fn feedback(
     rules: &Rules<'_>,
     baseline: &Decision,
-    history: &History,
+    mut history: impl Compare,
 ) -> Option<Decision> {
-    let own = history.timings(baseline.kernel, baseline.bucket)?;
+    let mut to_beat_ms = history.baseline(baseline.kernel)?;
     let mut best: Option<&KernelSpec> = None;
-    let mut to_beat = own.mean_ms;
-    for spec in rules.alternatives(baseline) {
-        if let Some(window) = history.window(spec.id, baseline.bucket)
-            && window.mean_ms() < to_beat
-            && is_faster(&window.timings(), &own)
-        {
+    for (position, spec) in rules.alternatives(baseline) {
+        if let Some(mean_ms) = history.faster(position, spec.id, to_beat_ms) {
             best = Some(spec);
-            to_beat = window.mean_ms();
+            to_beat_ms = mean_ms;
         }
     }
     best.map(|spec| baseline.replaced_by(spec, Reason::FeedbackOptimization))

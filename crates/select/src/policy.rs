@@ -69,8 +69,9 @@ impl RulePolicy {
 
     /// Decides which of the `candidates` serves `request`.
     ///
-    /// `candidates` are the kernels that can run here, best first within a family. Allocates
-    /// nothing where a kernel is found.
+    /// `candidates` are the kernels that can run here, best first within a family; the same list
+    /// again is fastest. Allocates nothing where a kernel is found and the list is not longer than
+    /// any before it.
     ///
     /// # Errors
     /// [`SelectError`] when the request is no valid one or no candidate may serve it; neither
@@ -204,7 +205,8 @@ impl RulePolicy {
         request.check()?;
         let rules = Rules { config: &self.config, request, candidates };
         let baseline = rules.baseline()?;
-        let incumbent = feedback(&rules, &baseline, &self.history).unwrap_or(baseline);
+        let history = self.history.remembering(baseline.bucket);
+        let incumbent = feedback(&rules, &baseline, history).unwrap_or(baseline);
         Ok((incumbent, explore(&mut self.rng, &rules, &incumbent)))
     }
 }
@@ -218,7 +220,7 @@ fn explore(rng: &mut ChaCha8Rng, rules: &Rules<'_>, incumbent: &Decision) -> Opt
     if count == 0 {
         return None;
     }
-    let spec = rules.alternatives(incumbent).nth(rng.random_range(0..count))?;
+    let (_, spec) = rules.alternatives(incumbent).nth(rng.random_range(0..count))?;
     Some(Decision { explored: true, ..incumbent.replaced_by(spec, Reason::Exploration) })
 }
 

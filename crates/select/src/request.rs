@@ -47,6 +47,7 @@ impl<'a> Request<'a> {
     }
 
     /// Whether `spec` may serve this call as a kernel of class `numeric`.
+    #[inline]
     pub(crate) fn legal_as(&self, spec: &KernelSpec, numeric: NumericClass) -> Result<(), WhyNot> {
         if !self.lists(spec.id) {
             return Err(WhyNot::NotListed);
@@ -56,9 +57,13 @@ impl<'a> Request<'a> {
         {
             return Err(WhyNot::UnknownTuples { only });
         }
-        spec.legal(&CallFacts { numeric, ..self.call })
+        if spec.class != numeric {
+            return Err(WhyNot::Class { found: spec.class, wanted: numeric });
+        }
+        spec.can_compute(&self.call)
     }
 
+    #[inline]
     fn lists(&self, id: KernelId) -> bool {
         let named = |listed: &KernelId| *listed == id || *listed == id.plain();
         self.available.is_none_or(|list| list.iter().any(named))

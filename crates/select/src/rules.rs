@@ -27,15 +27,18 @@ impl<'a> Rules<'a> {
         }
     }
 
-    /// The legal candidates that may serve instead of a decision's kernel.
+    /// The legal candidates that may serve instead of a decision's kernel, with their positions.
     pub(crate) fn alternatives(
         &self,
         decision: &Decision,
-    ) -> impl Iterator<Item = &'a KernelSpec> + use<'a> {
-        let kernel = decision.kernel;
-        let open = !self.memory_is_tight() && decision.class == decision.class_asked;
-        let legal = self.legal_as(decision.class_asked);
-        legal.filter(move |spec| open && spec.id != kernel)
+    ) -> impl Iterator<Item = (usize, &'a KernelSpec)> + use<'a> {
+        let Decision { kernel, class, class_asked, .. } = *decision;
+        let open = !self.memory_is_tight() && class == class_asked;
+        let candidates = if open { self.candidates } else { &[] };
+        let request = self.request;
+        candidates.iter().enumerate().filter(move |(_, spec)| {
+            spec.class == class && spec.id != kernel && request.legal_as(spec, class).is_ok()
+        })
     }
 
     /// The plain name that the rules want, be there such a candidate or not.

@@ -36,6 +36,7 @@ pub(crate) struct Window {
     sum_of_squares: f64,
     ema: f64,
     largest_sum_of_squares: f64,
+    recorded: u64,
     max_len: usize,
     oldest: usize,
     samples: Vec<f64>,
@@ -52,6 +53,7 @@ impl Window {
             sum_of_squares: 0.0,
             ema: first_ms,
             largest_sum_of_squares: 0.0,
+            recorded: 1,
             max_len,
             oldest: 0,
             samples,
@@ -61,6 +63,7 @@ impl Window {
     /// Adds a latency; the oldest leaves a full window. Constant time but for one pass over the
     /// window in every `max_len` calls.
     pub(crate) fn push(&mut self, latency_ms: f64) {
+        self.recorded += 1;
         self.ema += EMA_WEIGHT * (latency_ms - self.ema);
         if self.samples.len() < self.max_len {
             self.samples.push(latency_ms);
@@ -98,6 +101,12 @@ impl Window {
     #[inline]
     pub(crate) const fn mean_ms(&self) -> f64 {
         self.mean
+    }
+
+    /// Latencies ever recorded, at least 1.
+    #[inline]
+    pub(crate) const fn recorded(&self) -> u64 {
+        self.recorded
     }
 
     #[inline]

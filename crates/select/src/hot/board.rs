@@ -23,10 +23,10 @@ impl PlanBoard {
     /// for a lookup. A reader that looks nothing up keeps one old table alive, so there are never
     /// more tables than readers and one.
     ///
-    /// A new table is cold for every reader: publish at most some thousand times a second, and
-    /// only what has changed.
+    /// What has changed since the table before is cold for every reader: publish at most some
+    /// thousand times a second. What has not changed is the same memory as before.
     pub fn publish(&self, table: PlanTable) {
-        self.tables.publish(table);
+        self.tables.publish(|before| table.sharing(before));
     }
 
     /// A reader for one thread. Takes a lock and allocates: get it once, when the thread starts.
@@ -93,8 +93,7 @@ impl PlanReader {
 
     #[inline]
     fn count(&mut self, context: ContextKey, plan: Plan) -> Option<Ticket> {
-        // The upper bits: the table's place is taken from the lower ones.
-        let uses = &mut self.uses[home(context.0) >> (usize::BITS - LANES.ilog2())];
+        let uses = &mut self.uses[(home(context.0) >> (u64::BITS - LANES.ilog2())) as usize];
         // Cannot overflow: it was below the period when stored, and a shorter one reports at once.
         *uses += 1;
         if *uses < plan.report_every {

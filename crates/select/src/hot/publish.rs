@@ -48,11 +48,13 @@ impl<T> Published<T> {
         Self { shared: Arc::new(Shared { current, owner }) }
     }
 
-    /// Makes `value` the current one and frees those that no reader can reach any more.
-    pub(super) fn publish(&self, value: T) {
-        let value = ValueArc::new(value);
-        let current = ValueArc::as_ptr(&value);
+    /// Makes what `next` makes of the current value the current one, and frees those that no reader
+    /// can reach any more. `next` may not come back here.
+    pub(super) fn publish(&self, next: impl FnOnce(&T) -> T) {
         let mut owner = self.shared.lock();
+        let before = owner.values.last().expect("the current value, from `new` or `publish`");
+        let value = ValueArc::new(next(before));
+        let current = ValueArc::as_ptr(&value);
         owner.values.push(value);
         self.shared.current.store(current.cast_mut(), Ordering::Release);
         // Pairs with the fence in `repin`: a reader whose pin is not seen below sees `current`.
@@ -184,10 +186,10 @@ mod tests {
             let published = Published::new(Halves::new(0));
             let mut reader = published.reader();
             let reading = thread::spawn(move || read_rising(&mut reader, 2));
-            published.publish(Halves::new(1));
-            published.publish(Halves::new(2));
+            published.publish(|_| Halves::new(1));
+            published.publish(|_| Halves::new(2));
             reading.join().unwrap();
-            published.publish(Halves::new(3));
+            published.publish(|_| Halves::new(3));
             assert_eq!(published.shared.lock().values.len(), 1);
         });
     }
@@ -205,7 +207,7 @@ mod tests {
                 let published = Arc::clone(&published);
                 thread::spawn(move || read_rising(&mut published.reader(), 1))
             };
-            published.publish(Halves::new(1));
+            published.publish(|_| Halves::new(1));
             early.join().unwrap();
             late.join().unwrap();
         });

@@ -12,6 +12,7 @@ mod fallback;
 mod feedback;
 mod history;
 mod properties;
+mod remembered;
 mod shared;
 mod table;
 mod validation;
