@@ -393,7 +393,8 @@ impl Learner {
             let plan = Plan {
                 kernel: serving.map_or(NO_KERNEL, |serving| serving.kernel as u16),
                 launch: known.trial.as_ref().map_or(0, |_| known.place as u16 + 1),
-                epoch: version as u16,
+                // Nobody reads it, and equal plans are shared between tables.
+                epoch: 0,
                 report_every: report_every(known, serving.map_or(1, |serving| serving.ask_every)),
             };
             // While its incumbent is out of order, a context can still try whether it works again.
