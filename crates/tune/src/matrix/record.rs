@@ -19,6 +19,7 @@ use super::{
     median,
 };
 use crate::bandwidth::BandwidthProbe;
+use crate::calibrate::{CalibrateError, DEFAULT_BUDGET, KernelCost, calibrate};
 use crate::launch::timed_launch;
 use crate::work::Workload;
 
@@ -105,7 +106,8 @@ pub fn record(
     let mut matrix = empty_matrix(backend, layers, plan);
     let specs: Vec<KernelSpec> =
         first.specs().filter(|spec| spec.class == plan.numeric).copied().collect();
-    matrix.kernels = specs.iter().map(kernel_of).collect();
+    let costs = calibrate(layers, plan.numeric, DEFAULT_BUDGET)?.kernels;
+    matrix.kernels = specs.iter().map(|spec| kernel_of(spec, &costs)).collect();
     let mut queues: Vec<Box<dyn Queue>> =
         layers.iter().map(|layer| Arc::clone(layer).queue()).collect();
 
@@ -187,9 +189,10 @@ fn empty_matrix(
     }
 }
 
-fn kernel_of(spec: &KernelSpec) -> MatrixKernel {
+fn kernel_of(spec: &KernelSpec, costs: &[KernelCost]) -> MatrixKernel {
     let KernelSpec { id: name, rows_per_decode, tile_n, .. } = *spec;
-    MatrixKernel { name, rows_per_decode, tile_n }
+    let cost = costs.iter().find(|model| model.kernel == name).map(|model| model.cost.into());
+    MatrixKernel { name, rows_per_decode, tile_n, cost }
 }
 
 /// Why a kernel may not serve a call.
@@ -278,6 +281,9 @@ fn clock_khz() -> Option<u64> {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum RecordError {
+    /// The calibration that precedes every recording.
+    #[error(transparent)]
+    Calibrate(#[from] CalibrateError),
     /// No layer to record on.
     #[error("a recording needs at least one prepared layer")]
     NoLayer,
