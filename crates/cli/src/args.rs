@@ -8,7 +8,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use trellect::core::{BitTuple, Codebook, LayerShape, NAMED_SHAPES, NamedShape, NumericClass};
 use trellect::cpu::{CpuBackend, CpuOptions};
 
-use crate::cmd::{doctor, inspect, run, select, synth};
+use crate::cmd::{doctor, history, inspect, replay, run, select, synth, tune};
 
 /// Most tokens of one call that a flag may ask for.
 const MAX_TOKENS: u64 = 1 << 16;
@@ -47,6 +47,12 @@ pub(crate) enum Command {
     Synth(synth::SynthArgs),
     /// Show what this machine can run, and what it lacks.
     Doctor(doctor::DoctorArgs),
+    /// Measure every kernel in every context of a layer, into the history.
+    Tune(tune::TuneArgs),
+    /// Let policies choose on recorded or simulated times: regret, switches, convergence.
+    Replay(replay::ReplayArgs),
+    /// Export, import or prune the history of latencies.
+    History(history::HistoryCommand),
 }
 
 /// Which device runs, and on how many threads.

@@ -5,13 +5,16 @@
 
 mod check;
 mod record;
+mod records;
 
 use std::fs::File;
 use std::io::{BufReader, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
-use trellect_core::{BitTuple, KernelId, LayerShape, NumericClass};
+use trellect_core::{
+    BitTuple, KernelId, KernelSpec, LayerShape, NumericClass, TokenRange, WorkspaceModel,
+};
 use trellect_select::adaptive::CostCoefficients;
 
 use crate::text;
@@ -112,6 +115,22 @@ pub struct MatrixKernel {
     /// Its cost model, calibrated right before the recording; `None`: it was not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cost: Option<MatrixCost>,
+}
+
+impl MatrixKernel {
+    /// What is known of the kernel, taken to compute any number of tokens without workspace.
+    pub fn spec(&self, class: NumericClass) -> KernelSpec {
+        KernelSpec {
+            id: self.name,
+            class,
+            tokens: TokenRange::ANY,
+            tile_n: self.tile_n,
+            rows_per_decode: self.rows_per_decode,
+            workspace: WorkspaceModel::default(),
+            capture_safe: true,
+            deterministic: true,
+        }
+    }
 }
 
 /// A kernel's cost model, as of [`CostCoefficients`]: what a policy knew before the first call.

@@ -1,10 +1,13 @@
 //! The commands: one file each, with its flags, what it prints, and its JSON.
 
 pub(crate) mod doctor;
+pub(crate) mod history;
 pub(crate) mod inspect;
+pub(crate) mod replay;
 pub(crate) mod run;
 pub(crate) mod select;
 pub(crate) mod synth;
+pub(crate) mod tune;
 
 use clap::Parser;
 
@@ -19,5 +22,8 @@ pub(crate) fn run(cli: Cli) -> anyhow::Result<()> {
         Some(Command::Select(args)) => select::run(&args),
         Some(Command::Synth(args)) => synth::run(&args),
         Some(Command::Doctor(args)) => doctor::run(&args),
+        Some(Command::Tune(args)) => tune::run(&args),
+        Some(Command::Replay(args)) => replay::run(&args),
+        Some(Command::History(args)) => history::run(&args),
     }
 }

@@ -5,6 +5,7 @@ mod help;
 mod run;
 mod run_input;
 mod select;
+mod tuning;
 
 use std::path::Path;
 

@@ -4,25 +4,35 @@
 //! nothing else. Runs draw from the second half, and its figures are the truth, so no policy is
 //! judged on the samples that it was tuned on.
 //!
-//! A call takes the times of one round, the same for whatever kernel is chosen. Rounds come in
-//! blocks of successive ones from a random start, one round a call over all contexts, so that what
-//! slowed several kernels or contexts at once, or a while, does so in the replay.
+//! A recorded time is the round's *level*, which all kernels of a context share, times what is left.
+//! A call takes the level of one round and the rest of another: a round took seconds, in which
+//! a context would have been called many times, so the level stays for some calls, while the rest
+//! changes with every call, for all kernels as in that round. Both come in blocks of successive rounds
+//! from a random start, and are the same whatever kernel is chosen, so what slowed everything for
+//! a while does so in the replay, and what scattered kernels apart does that.
+//!
+//! The experts' loads that a policy sees are those of a round drawn apart. Were they those of the
+//! same round, a policy that tells contexts apart by loads could tell the rounds apart, and learn
+//! the noise of the few samples in each by heart.
+
+use std::ops::Range;
 
 use chacha20::ChaCha8Rng;
 use rand::{RngExt, SeedableRng};
-use trellect_core::{
-    BitTuple, CallFacts, KernelId, KernelSpec, LayerShape, TokenRange, WorkspaceModel,
-};
+use trellect_core::{BitTuple, CallFacts, KernelId, KernelSpec, LayerShape, TokenRange};
 use trellect_select::adaptive::{Arm, CallFeatures, CostCoefficients, ExpertLoad};
 use trellect_select::{ConfigError, Request, RuleConfig, RulePolicy, SelectError};
 
 use super::world::best_of;
 use super::{Sight, Trace, Trained, World};
 use crate::calibrate::default_cost;
-use crate::matrix::{Cell, Matrix, MatrixContext, MatrixKernel, Round, Tuple, median};
+use crate::matrix::{Cell, Matrix, MatrixContext, median};
 
 /// Most successive rounds of a block.
 const BLOCK: usize = 5;
+
+/// Calls, over all contexts, that share a level.
+const CALLS_PER_LEVEL: usize = 16;
 
 /// What a matrix says, made ready for any number of runs.
 #[derive(Clone, Debug)]
@@ -51,7 +61,9 @@ struct RecordedRound {
     loads: Vec<ExpertLoad>,
     prior_ns: Vec<f64>,
     default: usize,
-    /// Not a number where a kernel was not measured.
+    /// What slowed all kernels, relative to the median round.
+    level: f64,
+    /// Every kernel's time without it, not a number where it was not measured.
     ns: Vec<f64>,
 }
 
@@ -89,15 +101,17 @@ impl Recording {
                     (Err(_), _) => {}
                 }
             }
+            let levels = levels(context, half..context.rounds.len());
             let mut rounds = Vec::with_capacity(half);
-            for (at, round) in context.rounds.iter().enumerate().skip(half) {
-                let loads = loads(matrix, round);
+            for (at, level) in (half..).zip(levels) {
+                let loads = matrix.loads(&context.rounds[at]);
                 let decision = rules.select(&request(facts, &loads), &candidates)?;
                 let features = CallFeatures { facts, shape, loads: &loads };
                 rounds.push(RecordedRound {
                     prior_ns: arms.iter().map(|arm| arm.estimate_ns(&features)).collect(),
                     default: position(&candidates, decision.kernel),
-                    ns: context.cells.iter().map(|cell| sample(cell, at)).collect(),
+                    level,
+                    ns: context.cells.iter().map(|cell| sample(cell, at) / level).collect(),
                     loads,
                 });
             }
@@ -113,7 +127,8 @@ impl Recording {
     pub fn world(&self, seed: u64) -> RecordedWorld<'_> {
         let rng = ChaCha8Rng::seed_from_u64(seed);
         let calls = self.trace.calls(self.contexts.len(), seed);
-        RecordedWorld { recording: self, calls, rng, round: 0, left: 0, now_ns: 0.0 }
+        let (level, rest) = (Blocks::default(), Blocks::default());
+        RecordedWorld { recording: self, calls, rng, level, rest, shown: 0, now_ns: 0.0 }
     }
 
     /// Share by which the kernels that were fastest in the first half of the rounds are slower than
@@ -134,17 +149,35 @@ pub struct RecordedWorld<'a> {
     recording: &'a Recording,
     calls: Vec<usize>,
     rng: ChaCha8Rng,
-    /// The present round; a context with fewer rounds starts over.
-    round: usize,
-    /// Rounds that follow it before the next jump.
-    left: usize,
+    /// The round whose level counts; a context with fewer rounds starts over.
+    level: Blocks,
+    /// The round from which the rest is.
+    rest: Blocks,
+    /// The round whose loads are shown.
+    shown: usize,
     now_ns: f64,
 }
 
+/// A way through the rounds: blocks of successive ones.
+#[derive(Clone, Copy, Debug, Default)]
+struct Blocks {
+    round: usize,
+    left: usize,
+}
+
+impl Blocks {
+    fn advance(&mut self, rng: &mut ChaCha8Rng, rounds: usize) {
+        *self = match self.left {
+            0 => Self { round: rng.random_range(0..rounds), left: BLOCK.min(rounds) - 1 },
+            left => Self { round: self.round + 1, left: left - 1 },
+        };
+    }
+}
+
 impl RecordedWorld<'_> {
-    fn round_of(&self, context: usize) -> &RecordedRound {
+    fn of_context(&self, context: usize, round: usize) -> &RecordedRound {
         let rounds = &self.recording.contexts[context].rounds;
-        &rounds[self.round % rounds.len()]
+        &rounds[round % rounds.len()]
     }
 }
 
@@ -167,20 +200,18 @@ impl World for RecordedWorld<'_> {
 
     fn next_call(&mut self, call: usize) -> (usize, bool) {
         let contexts = &self.recording.contexts;
-        if self.left == 0 {
-            let rounds = contexts.iter().map(|context| context.rounds.len()).max().unwrap_or(1);
-            self.round = self.rng.random_range(0..rounds);
-            self.left = BLOCK.min(rounds);
-        } else {
-            self.round += 1;
+        let rounds = contexts.iter().map(|context| context.rounds.len()).max().unwrap_or(1);
+        if call.is_multiple_of(CALLS_PER_LEVEL) {
+            self.level.advance(&mut self.rng, rounds);
         }
-        self.left -= 1;
+        self.rest.advance(&mut self.rng, rounds);
+        self.shown = self.rng.random_range(0..rounds);
         (self.calls[call], false)
     }
 
     fn sight(&self, context: usize) -> Sight<'_> {
         let it = &self.recording.contexts[context];
-        let round = self.round_of(context);
+        let round = self.of_context(context, self.shown);
         let facts = CallFacts {
             num_tokens: it.num_tokens,
             num_pairs: it.num_tokens * self.recording.top_k,
@@ -204,7 +235,8 @@ impl World for RecordedWorld<'_> {
     }
 
     fn run(&mut self, context: usize, kernel: usize) -> Option<f64> {
-        let ns = self.round_of(context).ns[kernel];
+        let level = self.of_context(context, self.level.round).level;
+        let ns = level * self.of_context(context, self.rest.round).ns[kernel];
         self.now_ns += ns;
         Some(ns)
     }
@@ -212,23 +244,12 @@ impl World for RecordedWorld<'_> {
 
 /// A kernel of the matrix. Its token range is that of the contexts in which it was measured.
 fn arm(matrix: &Matrix, kernel: usize) -> Arm {
-    let MatrixKernel { name, rows_per_decode, tile_n, cost } = matrix.kernels[kernel];
     let measured = matrix.contexts.iter().filter(|it| matches!(it.cells[kernel], Cell::Ns(_)));
-    let spec = KernelSpec {
-        id: name,
-        class: matrix.numeric,
-        tokens: TokenRange {
-            min: 0,
-            max: Some(measured.map(|it| it.num_tokens).max().unwrap_or(0)),
-        },
-        tile_n,
-        rows_per_decode,
-        workspace: WorkspaceModel::default(),
-        capture_safe: true,
-        deterministic: true,
-    };
-    let cost = cost.map_or_else(|| default_cost(name), CostCoefficients::from);
-    Arm { spec, cost }
+    let most = measured.map(|it| it.num_tokens).max().unwrap_or(0);
+    let kernel = &matrix.kernels[kernel];
+    let tokens = TokenRange { min: 0, max: Some(most) };
+    let cost = kernel.cost.map_or_else(|| default_cost(kernel.name), CostCoefficients::from);
+    Arm { spec: KernelSpec { tokens, ..kernel.spec(matrix.numeric) }, cost }
 }
 
 fn facts<'a>(matrix: &Matrix, num_tokens: usize, tuples: &'a [BitTuple]) -> CallFacts<'a> {
@@ -255,12 +276,6 @@ fn tuples(matrix: &Matrix, context: &MatrixContext) -> Vec<BitTuple> {
     tuples
 }
 
-fn loads(matrix: &Matrix, round: &Round) -> Vec<ExpertLoad> {
-    let experts = matrix.layers[round.layer].iter().zip(&round.loads);
-    let active = experts.filter(|(_, rows)| **rows > 0);
-    active.map(|(&Tuple(tuple), &rows)| ExpertLoad { tuple, rows }).collect()
-}
-
 fn sample(cell: &Cell, round: usize) -> f64 {
     match cell {
         Cell::Ns(ns) => ns[round] as f64,
@@ -272,26 +287,39 @@ fn position(candidates: &[KernelSpec], kernel: KernelId) -> usize {
     candidates.iter().position(|spec| spec.id == kernel).expect("a decision is a candidate")
 }
 
-/// What every kernel takes in a context, going by some of its rounds: the median over rounds of its
-/// time relative to the round's level, times the median level; infinite where it was not measured.
-///
-/// Medians, since a stall that hit one of few samples says nothing of that kernel, but would rule a
-/// mean. Relative to the round, since most of what varies between rounds varies for all kernels: the
-/// level is the median over kernels of how far each is from its own median.
-fn typical_ns(context: &MatrixContext, rounds: std::ops::Range<usize>) -> Vec<f64> {
-    let of = |cell: &Cell| rounds.clone().map(|round| sample(cell, round)).collect::<Vec<f64>>();
-    let samples: Vec<Vec<f64>> = context.cells.iter().map(of).collect();
-    let middle = |values: Vec<f64>| median(values).unwrap_or(f64::NAN);
-    let medians: Vec<f64> = samples.iter().map(|ns| middle(ns.clone())).collect();
-    let level = |at: usize| {
-        let ratios = samples.iter().zip(&medians).map(|(ns, median)| ns[at] / median);
-        middle(ratios.filter(|ratio| !ratio.is_nan()).collect())
+/// How far every one of some rounds was from the usual: the median over kernels of how far each was
+/// from its own median.
+fn levels(context: &MatrixContext, rounds: Range<usize>) -> Vec<f64> {
+    let samples = |cell: &Cell| rounds.clone().map(|at| sample(cell, at)).collect::<Vec<f64>>();
+    let relative = |cell: &Cell| {
+        let samples = samples(cell);
+        let usual = middle(samples.clone());
+        samples.into_iter().map(|ns| ns / usual).collect::<Vec<f64>>()
     };
-    let levels: Vec<f64> = (0..rounds.len()).map(level).collect();
-    let typical =
-        |ns: &Vec<f64>| middle(ns.iter().zip(&levels).map(|(ns, level)| ns / level).collect());
+    let measured = context.cells.iter().filter(|cell| matches!(cell, Cell::Ns(_)));
+    let relative: Vec<Vec<f64>> = measured.map(relative).collect();
+    (0..rounds.len()).map(|at| middle(relative.iter().map(|ratios| ratios[at]).collect())).collect()
+}
+
+/// What every kernel takes in a context, going by some of its rounds: the median over rounds of its
+/// time without the round's level; infinite where it was not measured.
+///
+/// A median, since a stall that hit one of few samples says nothing of that kernel, but would rule a
+/// mean. Without the level, since most of what varies between rounds varies for all kernels: of
+/// plain medians, geometric and arithmetic means this is the figure in which the halves of
+/// a recording agree best.
+fn typical_ns(context: &MatrixContext, rounds: Range<usize>) -> Vec<f64> {
+    let levels = levels(context, rounds.clone());
+    let typical = |cell: &Cell| {
+        let samples = rounds.clone().zip(&levels).map(|(at, level)| sample(cell, at) / level);
+        middle(samples.collect())
+    };
     let unmeasured = |ns: f64| if ns.is_nan() { f64::INFINITY } else { ns };
-    samples.iter().map(|ns| unmeasured(typical(ns))).collect()
+    context.cells.iter().map(|cell| unmeasured(typical(cell))).collect()
+}
+
+fn middle(values: Vec<f64>) -> f64 {
+    median(values).unwrap_or(f64::NAN)
 }
 
 /// Learns a table from the first half of the rounds.

@@ -294,7 +294,7 @@ mod tests {
         timeline[48..53].fill((2.0, 1.0));
         // A twentieth of the 105 is 5.25: three calls of 2 are the shortest that fill it.
         assert_eq!(worst_window(&timeline), 2.0);
-        assert_eq!(worst_window(&vec![(3.0, 2.0); 7]), 1.5);
+        assert_eq!(worst_window(&[(3.0, 2.0); 7]), 1.5);
         assert_eq!(worst_window(&[]), f64::NEG_INFINITY);
     }
 

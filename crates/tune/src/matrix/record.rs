@@ -3,6 +3,7 @@
 //! machine's ceiling is known for every round.
 
 use std::num::NonZeroUsize;
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -58,7 +59,7 @@ pub struct RecordPlan<'a> {
     pub numeric: NumericClass,
     /// The contexts.
     pub contexts: Vec<ContextPlan>,
-    /// Samples of every cell.
+    /// Samples of every cell at most.
     pub rounds: usize,
     /// Bytes read before every launch; more than the last-level cache makes weights come from
     /// memory. 0: read nothing, measure no ceiling.
@@ -74,6 +75,8 @@ pub struct RecordPlan<'a> {
 /// How far a recording is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Progress {
+    /// The context whose latest round has just been measured.
+    pub context: usize,
     /// Contexts measured, over all rounds.
     pub done: usize,
     /// Contexts times rounds.
@@ -86,7 +89,8 @@ pub struct Progress {
 /// is compared with that of a kernel of class `exact`; the launches of that check are not timed. A
 /// kernel that is not legal in every round of a context is skipped there, with the reason.
 ///
-/// Blocks until all is measured.
+/// `progress` is shown the matrix after every context of every round, and may end the recording
+/// there: contexts then differ by one round, and those without any are left out. Blocks until then.
 ///
 /// # Errors
 /// [`RecordError`] for layers that differ in more than their weights, inputs that do not fit, a
@@ -95,7 +99,7 @@ pub fn record(
     backend: &dyn Backend,
     layers: &[Arc<dyn PreparedLayer>],
     plan: &RecordPlan<'_>,
-    mut progress: impl FnMut(Progress),
+    mut progress: impl FnMut(&Matrix, Progress) -> ControlFlow<()>,
 ) -> Result<Matrix, RecordError> {
     let first = layers.first().ok_or(RecordError::NoLayer)?;
     let shape = *first.shape();
@@ -131,7 +135,7 @@ pub fn record(
     let mut rng = ChaCha8Rng::seed_from_u64(0);
     let total = plan.rounds * plan.contexts.len();
     let mut done = 0;
-    for round in 0..plan.rounds {
+    'rounds: for round in 0..plan.rounds {
         let layer = round % layers.len();
         for context in shuffled(plan.contexts.len(), &mut rng) {
             let tuples = layers[layer].expert_tuples();
@@ -153,9 +157,12 @@ pub fn record(
                 clock_khz: clock_khz(),
             });
             done += 1;
-            progress(Progress { done, total });
+            if progress(&matrix, Progress { context, done, total }).is_break() {
+                break 'rounds;
+            }
         }
     }
+    matrix.contexts.retain(|context| !context.rounds.is_empty());
     Ok(matrix)
 }
 
