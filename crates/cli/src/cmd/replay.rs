@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use clap::Args;
@@ -108,7 +108,7 @@ pub(crate) fn run(args: &ReplayArgs) -> anyhow::Result<()> {
     }
 }
 
-fn open(args: &ReplayArgs, path: &PathBuf) -> anyhow::Result<(String, Recording)> {
+fn open(args: &ReplayArgs, path: &Path) -> anyhow::Result<(String, Recording)> {
     let matrix = Matrix::read(path).with_context(|| format!("reading {}", path.display()))?;
     let (trace, calls) = match &args.trace {
         None => (Trace::Zipf { calls: args.calls as usize }, format!("{} calls", args.calls)),

@@ -27,7 +27,7 @@ fn exported(directory: &Path) -> Vec<Value> {
     let history = directory.join("h.sqlite");
     let export = trellect(["history", "export", "--history", arg(&history)]);
     assert_eq!(export.code, 0, "{export:?}");
-    let lines = export.stdout.lines().map(|line| serde_json::from_str(line));
+    let lines = export.stdout.lines().map(serde_json::from_str);
     lines.collect::<Result<_, _>>().expect("every line is JSON")
 }
 
