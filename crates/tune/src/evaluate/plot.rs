@@ -16,9 +16,11 @@ const LINE_HEIGHT: f64 = 15.0;
 /// Regret below this is drawn at it.
 const FLOOR: f64 = 1e-4;
 
-/// Mid-tones that stand out on white and on black alike.
-const COLOURS: [&str; 8] =
-    ["#e0662f", "#8f63d2", "#2f9e6e", "#c2497f", "#8a8f3c", "#3c8fb0", "#b07d2b", "#7a7f8c"];
+/// Mid-tones that stand out on white and on black alike, one for every other policy.
+const COLOURS: [&str; 10] = [
+    "#e0662f", "#8f63d2", "#2f9e6e", "#c2497f", "#8a8f3c", "#3c8fb0", "#b07d2b", "#7a7f8c",
+    "#d64541", "#5a9a2c",
+];
 
 /// Draws what [`Figures::curve`] holds, on logarithmic axes. The adaptive policy's line is the bold
 /// one; a policy that never loses anything has no line.
