@@ -14,7 +14,9 @@ use crate::output;
 use crate::progress::Progress;
 
 const EXAMPLES: &str = "\
-The tables are explained in docs/selection.md, matrices and traces in docs/selection-matrix.md.
+Policies: uniform, rules, prior, static-table, first-call, plain-mean, epsilon-greedy, ucb1, thompson,
+thompson-fast, adaptive, oracle. The tables are explained in docs/selection.md, matrices and traces in
+docs/selection-matrix.md.
 
 Examples:
   trellect replay --simulated --calls 2000 --seeds 2 --policy rules,adaptive
@@ -38,7 +40,7 @@ pub(crate) struct ReplayArgs {
     /// The policies to compare [default: all].
     #[arg(long, value_name = "LIST", value_delimiter = ',')]
     policy: Vec<PolicyKind>,
-    /// The contexts to call, one line each: TOKENS ROUTING [COUNT] [default: drawn by Zipf's law].
+    /// The contexts to call, one line each: TOKENS ROUTING COUNT [default: drawn by Zipf's law].
     #[arg(long, value_name = "FILE", conflicts_with_all = ["simulated", "calls"])]
     trace: Option<PathBuf>,
     /// Calls of a run.

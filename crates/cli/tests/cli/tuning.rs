@@ -61,6 +61,10 @@ fn a_sweep_goes_into_the_history_and_the_matrix_can_be_replayed() {
     let replay = trellect(args.into_iter().chain(["--svg", arg(&svg)])).json();
     let policies = replay["worlds"][0]["policies"].as_array().unwrap();
     assert_eq!(policies.len(), 12);
+    let help = trellect(["replay", "--help"]).stdout;
+    for policy in policies {
+        assert!(help.contains(policy["policy"].as_str().unwrap()), "{policy}");
+    }
     let regret = |name: &str| {
         let policy = policies.iter().find(|policy| policy["policy"] == name).unwrap();
         policy["regret"]["mean"].as_f64().unwrap()

@@ -117,15 +117,16 @@ pub fn record(
 
     for context in &plan.contexts {
         let tuples = |round: usize| layers[round % layers.len()].expert_tuples();
-        let mut cells = Vec::with_capacity(specs.len());
-        for spec in &specs {
-            let mut reason = (plan.skip)(spec, context);
-            for round in 0..plan.rounds {
-                let routing = (plan.draw)(context, tuples(round), round as u64)?.routing;
-                reason = reason.or_else(|| refusal(spec, &routing, tuples(round), plan.numeric));
+        let mut refused: Vec<Option<String>> =
+            specs.iter().map(|spec| (plan.skip)(spec, context)).collect();
+        for round in 0..plan.rounds {
+            let routing = (plan.draw)(context, tuples(round), round as u64)?.routing;
+            for (spec, why) in specs.iter().zip(&mut refused).filter(|(_, why)| why.is_none()) {
+                *why = refusal(spec, &routing, tuples(round), plan.numeric);
             }
-            cells.push(reason.map_or_else(|| Cell::Ns(Vec::new()), Cell::Skipped));
         }
+        let cell = |why: Option<String>| why.map_or_else(|| Cell::Ns(Vec::new()), Cell::Skipped);
+        let cells: Vec<Cell> = refused.into_iter().map(cell).collect();
         let inputs = (plan.draw)(context, tuples(0), 0)?;
         check_class(first.as_ref(), queues[0].as_mut(), &specs, &cells, plan, &inputs)?;
         let (num_tokens, routing) = (context.num_tokens, context.routing.clone());
