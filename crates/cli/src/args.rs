@@ -2,16 +2,14 @@
 
 use std::fmt;
 use std::num::NonZeroUsize;
-use std::path::PathBuf;
 use std::str::FromStr;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use trellect::core::{BitTuple, Codebook, LayerShape, NAMED_SHAPES, NamedShape, NumericClass};
 use trellect::cpu::{CpuBackend, CpuOptions};
 use trellect::select::adaptive::Mode;
-use trellect::tune::history::default_location;
 
-use crate::cmd::{doctor, inspect, run, select, stats, synth};
+use crate::cmd::{doctor, history, inspect, replay, run, select, stats, synth, tune};
 
 /// Most tokens of one call that a flag may ask for.
 const MAX_TOKENS: u64 = 1 << 16;
@@ -52,6 +50,12 @@ pub(crate) enum Command {
     Synth(synth::SynthArgs),
     /// Show what this machine can run, and what it lacks.
     Doctor(doctor::DoctorArgs),
+    /// Measure every kernel in every context of a layer, into the history.
+    Tune(tune::TuneArgs),
+    /// Let policies choose on recorded or simulated times: regret, switches, convergence.
+    Replay(replay::ReplayArgs),
+    /// Export, import or prune the history of latencies.
+    History(history::HistoryCommand),
 }
 
 /// Which device runs, and on how many threads.
@@ -81,26 +85,6 @@ impl DeviceArgs {
 pub(crate) enum BackendArg {
     /// The host's processor.
     Cpu,
-}
-
-/// Where what is learned is kept.
-#[derive(Clone, Debug, Args)]
-pub(crate) struct HistoryArgs {
-    /// The file that keeps what is learned, or `none` [default: TRELLECT_HISTORY, else
-    /// trellect/v1/history.sqlite in the user's directory for state].
-    #[arg(long, value_name = "PATH")]
-    history: Option<PathBuf>,
-}
-
-impl HistoryArgs {
-    /// The file; `None` for `none`, and for a user without a home.
-    pub(crate) fn path(&self) -> Option<PathBuf> {
-        match &self.history {
-            Some(path) if path.as_os_str() == "none" => None,
-            Some(path) => Some(path.clone()),
-            None => default_location(),
-        }
-    }
 }
 
 /// How kernels are chosen.

@@ -8,6 +8,7 @@
 mod args;
 mod cmd;
 mod facts;
+mod history_file;
 mod output;
 mod peak_memory;
 mod progress;

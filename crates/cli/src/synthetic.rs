@@ -59,7 +59,8 @@ impl Synthetic<'_> {
         Ok(())
     }
 
-    fn spec(&self, layer: usize) -> SynthSpec {
+    /// What layer number `layer` is made of.
+    pub(crate) fn spec(&self, layer: usize) -> SynthSpec {
         let SynthLayerArgs { shape, bits, codebook } = self.layer;
         let seed = self.seed.wrapping_add(layer as u64);
         match bits {

@@ -79,6 +79,7 @@ impl Backend for CpuBackend {
                 ("threads", self.threads().to_string()),
                 ("kernel instruction sets", usable.join(" ")),
                 ("processor features", processor_features()),
+                ("kernel code", env!("TRELLECT_KERNEL_CODE").into()),
             ],
         }
     }

@@ -27,12 +27,10 @@ pub struct Fingerprint {
 impl Fingerprint {
     /// The environment of `backend` serving calls of class `numeric`.
     ///
-    /// Hard are the backend, the device's name and facts (threads and instruction sets among
-    /// them), the crate version with a hash of the kernels and what they say of themselves, the
-    /// class and the schema. Soft are the driver's facts, operating system and memory.
-    ///
-    /// A kernel that changes in nothing but its code is only told apart by its crate's version;
-    /// add a hash of the code with [`with_hard`](Self::with_hard) where there is one.
+    /// Hard are the backend, the device's name and facts (threads, instruction sets and a hash of
+    /// the kernels' code among them), the crate version with a hash of what the kernels say of
+    /// themselves, the class and the schema. Soft are the driver's facts, operating system and
+    /// memory.
     pub fn of(backend: &dyn Backend, numeric: NumericClass) -> Self {
         let device = backend.describe();
         let mut this = Self { hard: BTreeMap::new(), soft: BTreeMap::new() }
@@ -191,6 +189,8 @@ mod tests {
         assert_eq!(compare(&here, &here.clone()), Match::Same);
         assert_eq!(here.id(), cpu(1, Isa::ALL[0]).id());
         assert_eq!(here.id().len(), 32);
+        let code = &here.hard["kernel code"];
+        assert!(code.len() == 16 && code.bytes().all(|b| b.is_ascii_hexdigit()), "{code}");
         let threads = compare(&here, &cpu(2, Isa::ALL[0]));
         assert!(threads.differences().contains(&Difference {
             field: "threads".into(),

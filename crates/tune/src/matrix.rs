@@ -5,13 +5,17 @@
 
 mod check;
 mod record;
+mod records;
 
 use std::fs::File;
 use std::io::{BufReader, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
-use trellect_core::{BitTuple, KernelId, LayerShape, NumericClass};
+use trellect_core::{
+    BitTuple, KernelId, KernelSpec, LayerShape, NumericClass, TokenRange, WorkspaceModel,
+};
+use trellect_select::adaptive::CostCoefficients;
 
 use crate::text;
 use crate::work::Workload;
@@ -98,7 +102,7 @@ impl MatrixShape {
 pub struct Tuple(#[serde(with = "text")] pub BitTuple);
 
 /// A kernel of a matrix.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct MatrixKernel {
     /// Its name.
@@ -108,6 +112,59 @@ pub struct MatrixKernel {
     pub rows_per_decode: usize,
     /// Columns of one work item.
     pub tile_n: usize,
+    /// Its cost model, calibrated right before the recording; `None`: it was not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cost: Option<MatrixCost>,
+}
+
+impl MatrixKernel {
+    /// What is known of the kernel, taken to compute any number of tokens without workspace.
+    pub fn spec(&self, class: NumericClass) -> KernelSpec {
+        KernelSpec {
+            id: self.name,
+            class,
+            tokens: TokenRange::ANY,
+            tile_n: self.tile_n,
+            rows_per_decode: self.rows_per_decode,
+            workspace: WorkspaceModel::default(),
+            capture_safe: true,
+            deterministic: true,
+        }
+    }
+}
+
+/// A kernel's cost model, as of [`CostCoefficients`]: what a policy knew before the first call.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MatrixCost {
+    /// Nanoseconds of a call.
+    pub launch_ns: f64,
+    /// Nanoseconds per decoded weight.
+    pub ns_per_decoded_weight: f64,
+    /// Nanoseconds per multiply-add.
+    pub ns_per_mac: f64,
+    /// Nanoseconds per (token, expert) pair.
+    pub ns_per_pair: f64,
+}
+
+impl From<MatrixCost> for CostCoefficients {
+    fn from(cost: MatrixCost) -> Self {
+        let MatrixCost { launch_ns, ns_per_decoded_weight, ns_per_mac, ns_per_pair } = cost;
+        Self { launch_ns, ns_per_decoded_weight, ns_per_mac, ns_per_pair }
+    }
+}
+
+impl From<CostCoefficients> for MatrixCost {
+    /// Five significant digits: what was fitted to a few launches has no more.
+    fn from(cost: CostCoefficients) -> Self {
+        let round = |x: f64| format!("{x:.4e}").parse().unwrap_or(x);
+        Self {
+            launch_ns: round(cost.launch_ns),
+            ns_per_decoded_weight: round(cost.ns_per_decoded_weight),
+            ns_per_mac: round(cost.ns_per_mac),
+            ns_per_pair: round(cost.ns_per_pair),
+        }
+    }
 }
 
 /// A context: calls that are alike but for their seeds.

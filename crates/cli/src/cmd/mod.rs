@@ -1,11 +1,14 @@
 //! The commands: one file each, with its flags, what it prints, and its JSON.
 
 pub(crate) mod doctor;
+pub(crate) mod history;
 pub(crate) mod inspect;
+pub(crate) mod replay;
 pub(crate) mod run;
 pub(crate) mod select;
 pub(crate) mod stats;
 pub(crate) mod synth;
+pub(crate) mod tune;
 
 use clap::Parser;
 
@@ -21,5 +24,8 @@ pub(crate) fn run(cli: Cli) -> anyhow::Result<()> {
         Some(Command::Stats(args)) => stats::run(&args),
         Some(Command::Synth(args)) => synth::run(&args),
         Some(Command::Doctor(args)) => doctor::run(&args),
+        Some(Command::Tune(args)) => tune::run(&args),
+        Some(Command::Replay(args)) => replay::run(&args),
+        Some(Command::History(args)) => history::run(&args),
     }
 }

@@ -25,9 +25,9 @@ use trellect::select::adaptive::AdaptiveConfig;
 use trellect::{Dispatcher, DispatcherOptions, Policy, Selector, SelectorOptions};
 
 use crate::args::{
-    Cli, DeviceArgs, HistoryArgs, ModeArg, PolicyArg, SynthLayerArgs, parse_numeric, parse_share,
-    parse_tokens,
+    Cli, DeviceArgs, ModeArg, PolicyArg, SynthLayerArgs, parse_numeric, parse_share, parse_tokens,
 };
+use crate::history_file::OptionalHistoryArgs;
 use crate::output;
 use crate::peak_memory::peak_memory_bytes;
 use crate::progress::Progress;
@@ -90,7 +90,7 @@ pub(crate) struct RunArgs {
     #[arg(long, value_enum, default_value_t = ModeArg::Learn)]
     mode: ModeArg,
     #[command(flatten)]
-    history: HistoryArgs,
+    history: OptionalHistoryArgs,
     /// Timed launches per row [default: about 0.3 s of them, at least 3].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     repeat: Option<u32>,

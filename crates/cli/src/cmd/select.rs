@@ -11,7 +11,8 @@ use trellect::select::{
     Considered, Decision, Reason, Request, RuleConfig, RulePolicy, Verdict, catalogue,
 };
 
-use crate::args::{DeviceArgs, HistoryArgs, PolicyArg, ShapeArg, parse_share};
+use crate::args::{DeviceArgs, PolicyArg, ShapeArg, parse_share};
+use crate::history_file::OptionalHistoryArgs;
 use crate::output;
 use crate::table::{self, Column};
 
@@ -62,7 +63,7 @@ pub(crate) struct SelectArgs {
     #[arg(long, value_name = "SHAPE", default_value = "glm-4.7-flash")]
     shape: ShapeArg,
     #[command(flatten)]
-    history: HistoryArgs,
+    history: OptionalHistoryArgs,
     #[command(flatten)]
     device: DeviceArgs,
     /// Probability, 0 to 1, of trying another legal kernel.

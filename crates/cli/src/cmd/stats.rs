@@ -3,12 +3,11 @@
 mod prometheus;
 mod report;
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use clap::Args;
-use trellect::tune::history::History;
 
 use self::report::StatsReport;
-use crate::args::HistoryArgs;
+use crate::history_file::HistoryArgs;
 use crate::output;
 
 const EXAMPLES: &str = "\
@@ -40,13 +39,9 @@ pub(crate) struct StatsArgs {
 /// # Errors
 /// When there is no history, or it cannot be read.
 pub(crate) fn run(args: &StatsArgs) -> anyhow::Result<()> {
-    let path = args.history.path().context("there is no history: --history names one")?;
-    if !path.exists() {
-        bail!("{}: there is no history yet; `trellect run` begins one", path.display());
-    }
-    let (history, outcome) = History::open(Some(&path));
-    let report = StatsReport::read(&path, &history, &outcome)
-        .with_context(|| format!("reading {}", path.display()))?;
+    let (history, path) = args.history.open_existing()?;
+    let report = StatsReport::read(&path, &history);
+    let report = report.with_context(|| format!("reading {}", path.display()))?;
     match (args.json, args.prometheus) {
         (true, _) => output::print_json(&report),
         (_, true) => output::print(&prometheus::render(&report)),

@@ -18,11 +18,33 @@ fn examples(help: &str) -> Vec<Vec<&str>> {
         .collect()
 }
 
+/// Makes the history that is exported for the examples of `history`.
+const TUNE: [&str; 11] = [
+    "tune",
+    "--shape",
+    "256x128x8x2",
+    "--tokens",
+    "1",
+    "--rounds",
+    "1",
+    "--cold-mib",
+    "1",
+    "--history",
+    "h.sqlite",
+];
+
 #[test]
 fn every_example_runs() {
     let directory = tempfile::tempdir().unwrap();
-    // `synth` comes first: its examples write the checkpoint that the others read.
-    for command in ["synth", "inspect", "run", "select", "stats", "doctor"] {
+    std::fs::write(directory.path().join("trace.txt"), "1 uniform 50\n8 uniform\n").unwrap();
+    let history = trellect_in(directory.path(), TUNE);
+    assert_eq!(history.code, 0, "{history:?}");
+    let export = ["history", "export", "--history", "h.sqlite", "--output", "exported.jsonl"];
+    assert_eq!(trellect_in(directory.path(), export).code, 0);
+    // `synth` and `tune` come first: their examples write what the others read.
+    for command in
+        ["synth", "inspect", "run", "select", "stats", "doctor", "tune", "replay", "history"]
+    {
         let help = trellect([command, "--help"]);
         assert_eq!(help.code, 0, "{help:?}");
         run_all(directory.path(), &help.stdout);

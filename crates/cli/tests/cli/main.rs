@@ -6,6 +6,7 @@ mod run;
 mod run_input;
 mod select;
 mod stats;
+mod tuning;
 
 use std::path::Path;
 

@@ -1,6 +1,6 @@
 //! Learning across runs: `run --history`, `stats` and `select --policy adaptive`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use serde_json::Value;
@@ -15,12 +15,12 @@ fn file() -> (tempfile::TempDir, PathBuf) {
     (directory, path)
 }
 
-fn run(path: &PathBuf, flags: &[&str]) -> Outcome {
+fn run(path: &Path, flags: &[&str]) -> Outcome {
     let fixed = ["run", "--shape", TINY, "--bits", "6,2,3", "--history", arg(path)];
     trellect(fixed.into_iter().chain(flags.iter().copied()))
 }
 
-fn stats(path: &PathBuf) -> Value {
+fn stats(path: &Path) -> Value {
     trellect(["stats", "--history", arg(path), "--json"]).json()
 }
 
@@ -171,6 +171,5 @@ fn wrong_usage_is_exit_code_2() {
     run(&path, &["--mode", "dream"]).fails(2, "possible values: learn, frozen, off");
     trellect(["select", "--policy", "adaptive", "--batch", "1"]).fails(2, "--gate");
     trellect(["stats", "--json", "--prometheus"]).fails(2, "cannot be used with");
-    trellect(["stats", "--history", arg(&path)]).fails(1, "no history yet");
-    trellect(["stats", "--history", "none"]).fails(1, "there is no history");
+    trellect(["stats", "--history", arg(&path)]).fails(1, "no history");
 }

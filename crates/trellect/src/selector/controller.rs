@@ -371,11 +371,7 @@ fn policy(
     journal: &Journal,
     foreign: &[(Provenance, Vec<Record>)],
 ) -> AdaptivePolicy {
-    let slowest = calibration.slowest();
-    let arm = |spec: &KernelSpec| {
-        let cost = calibration.cost(spec.id).filter(|cost| cost.is_valid()).unwrap_or(slowest);
-        Arm { spec: *spec, cost }
-    };
+    let arm = |spec: &KernelSpec| Arm { spec: *spec, cost: calibration.cost(spec.id) };
     let bytes_per_ns = match calibration.bytes_per_ns {
         rate if rate.is_finite() && rate > 0.0 => rate,
         _ => f64::INFINITY,

@@ -32,6 +32,9 @@ const REPORT_NS: f64 = 4_000.0;
 /// Most calls that one report stands for on account of its cost.
 const MAX_REPORT_EVERY: f64 = 64.0;
 
+/// Reports of a context after which a trial in it is given up: its calls may not run the kernel, or
+/// a report was lost.
+const PATIENCE: u64 = 256;
 /// The plan's kernel where there is none: the rules serve.
 pub(super) const NO_KERNEL: u16 = u16::MAX;
 /// Log ratio that a pair counts as at most, as in the policy's test.
@@ -55,6 +58,8 @@ struct OpenTrial {
     legs: [Option<Choice>; 2],
     /// Log latency of each leg that was answered, scaled to the context's call.
     measured: [Option<f64>; 2],
+    /// Reports of the context since it was put up.
+    waited: u64,
 }
 
 /// A group and what it learns.
@@ -225,6 +230,13 @@ impl Learner {
             known.reports += 1;
             known.latest_ns = outcome.nanoseconds as f64;
             self.changed |= known.reports == EARLY_REPORTS;
+            let waited = known.trial.as_mut().map_or(0, |trial| {
+                trial.waited += 1;
+                trial.waited
+            });
+            if waited > PATIENCE {
+                self.abandon_trial(key, now_ns);
+            }
         }
         self.learn_call(key, kernel, scaled_ns, now_ns);
     }
@@ -296,7 +308,7 @@ impl Learner {
         };
         let id = self.next_trial;
         self.next_trial = trials::next_id(id);
-        known.trial = Some(OpenTrial { id, legs: choices, measured: [None; 2] });
+        known.trial = Some(OpenTrial { id, legs: choices, measured: [None; 2], waited: 0 });
         self.group.trials.put(known.place, Trial { id, legs });
         self.changed = true;
     }
@@ -350,12 +362,17 @@ impl Learner {
         }
         // The flag went up with the failure; a success that was under way may have lowered it.
         self.group.set_failed(kernel, true);
+        self.abandon_trial(key, now_ns);
+        self.changed = true;
+    }
+
+    fn abandon_trial(&mut self, key: ContextKey, now_ns: u64) {
         let Some(known) = self.known.get_mut(&key) else { return };
         if let Some(trial) = known.trial.take() {
             self.group.trials.clear(known.place);
             trial.legs.into_iter().flatten().for_each(|choice| self.forget(choice, now_ns));
+            self.changed = true;
         }
-        self.changed = true;
     }
 
     /// What the second leg of a pair will prove, if it does.

@@ -11,6 +11,7 @@ use trellect::core::{
 use trellect::cpu::{CpuBackend, CpuOptions};
 use trellect::exl3::oracle;
 use trellect::exl3::synth::{OwnedLayer, SynthSpec};
+use trellect::select::adaptive::AdaptiveConfig;
 use trellect::{Dispatcher, DispatcherOptions, Policy, Selector, SelectorOptions};
 use trellect_testkit::relative_error;
 
@@ -31,9 +32,11 @@ pub(crate) fn error_of(output: &[f32], hidden: Hidden<'_>, routing: &Routing) ->
     relative_error(output, &oracle::forward(&layer().view(), hidden, routing))
 }
 
-/// A selector that learns when it is told to, does not calibrate, and keeps nothing.
+/// A selector that learns when it is told to, starts from the rules whatever models promise, does
+/// not calibrate, and keeps nothing.
 pub(crate) fn by_hand() -> SelectorOptions {
     SelectorOptions {
+        adaptive: AdaptiveConfig { start_margin: f64::INFINITY, ..AdaptiveConfig::default() },
         background: false,
         calibration_budget: Duration::ZERO,
         ..SelectorOptions::default()

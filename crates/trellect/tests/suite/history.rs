@@ -52,7 +52,7 @@ fn the_next_selector_starts_warm() {
     assert!(slow_ln > fast_ln);
 
     for mode in [Mode::Learn, Mode::Frozen] {
-        let adaptive = AdaptiveConfig { mode, ..AdaptiveConfig::default() };
+        let adaptive = AdaptiveConfig { mode, ..by_hand().adaptive };
         let selector = Selector::new(SelectorOptions { adaptive, ..keeping(&path) });
         let (options, _) = mis_set(&selector).unwrap();
         let first = call(&mut dispatcher(options), 4, 1);

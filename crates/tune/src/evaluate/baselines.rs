@@ -1,20 +1,17 @@
 use chacha20::ChaCha8Rng;
 use rand::{RngExt, SeedableRng};
 
-use super::world::{best_of, normal};
-use super::{Policy, Sight, Switch, World};
+use super::simulated::normal;
+use super::world::best_of;
+use super::{Event, Policy, Sight, World};
 
-/// Always the same kernel.
+/// Always the same kernel; the rules' pick where it may not serve.
 #[derive(Clone, Copy, Debug)]
 pub struct UniformKernel(pub usize);
 
 impl Policy for UniformKernel {
-    fn choose(&mut self, _: &Sight<'_>) -> usize {
-        self.0
-    }
-
-    fn record(&mut self, _: usize, _: usize, _: Option<f64>) -> Option<Switch> {
-        None
+    fn choose(&mut self, sight: &Sight<'_>) -> usize {
+        if sight.open.contains(&self.0) { self.0 } else { sight.default }
     }
 }
 
@@ -26,10 +23,6 @@ impl Policy for StaticRules {
     fn choose(&mut self, sight: &Sight<'_>) -> usize {
         sight.default
     }
-
-    fn record(&mut self, _: usize, _: usize, _: Option<f64>) -> Option<Switch> {
-        None
-    }
 }
 
 /// The truly fastest kernel: no regret.
@@ -40,30 +33,32 @@ impl Policy for Oracle {
     fn choose(&mut self, sight: &Sight<'_>) -> usize {
         best_of(sight.truth_ns)
     }
+}
 
-    fn record(&mut self, _: usize, _: usize, _: Option<f64>) -> Option<Switch> {
-        None
+/// The kernel that the prior puts first, whatever is measured: the cold start alone.
+#[derive(Clone, Copy, Debug)]
+pub struct PriorAlone;
+
+impl Policy for PriorAlone {
+    fn choose(&mut self, sight: &Sight<'_>) -> usize {
+        sight.lowest(|kernel| sight.prior_ns[kernel])
     }
 }
 
-/// The truly fastest kernels of the start, for ever: a perfect table tuned offline at no cost.
+/// The fastest kernel of every context, tuned beforehand at no cost, for ever.
 #[derive(Clone, Debug)]
 pub struct StaticTable(Vec<usize>);
 
 impl StaticTable {
-    /// The table of a fresh world.
-    pub fn new(world: &World) -> Self {
-        Self((0..world.config().contexts).map(|c| best_of(world.truth_ns(c))).collect())
+    /// The table that was trained for `world`.
+    pub fn new(world: &dyn World) -> Self {
+        Self(world.trained().table.clone())
     }
 }
 
 impl Policy for StaticTable {
     fn choose(&mut self, sight: &Sight<'_>) -> usize {
         self.0[sight.context]
-    }
-
-    fn record(&mut self, _: usize, _: usize, _: Option<f64>) -> Option<Switch> {
-        None
     }
 }
 
@@ -72,12 +67,12 @@ impl Policy for StaticTable {
 struct Means(Vec<Vec<(f64, f64)>>);
 
 impl Means {
-    fn of(&mut self, context: usize, kernels: usize) -> &mut Vec<(f64, f64)> {
-        if self.0.len() <= context {
-            self.0.resize(context + 1, Vec::new());
+    fn of(&mut self, sight: &Sight<'_>) -> &[(f64, f64)] {
+        if self.0.len() <= sight.context {
+            self.0.resize(sight.context + 1, Vec::new());
         }
-        let row = &mut self.0[context];
-        row.resize(kernels, (0.0, 0.0));
+        let row = &mut self.0[sight.context];
+        row.resize(sight.prior_ns.len(), (0.0, 0.0));
         row
     }
 
@@ -105,16 +100,15 @@ impl PlainMean {
 
 impl Policy for PlainMean {
     fn choose(&mut self, sight: &Sight<'_>) -> usize {
-        let kernels = sight.prior_ns.len();
-        let row = self.means.of(sight.context, kernels);
+        let row = self.means.of(sight);
         if self.rng.random_bool(0.05) {
-            return self.rng.random_range(0..kernels);
+            return sight.open[self.rng.random_range(0..sight.open.len())];
         }
-        let sampled = (0..kernels).filter(|&k| row[k].0 > 0.0);
+        let sampled = sight.open.iter().copied().filter(|&k| row[k].0 > 0.0);
         sampled.min_by(|&a, &b| row[a].1.total_cmp(&row[b].1)).unwrap_or(sight.default)
     }
 
-    fn record(&mut self, context: usize, kernel: usize, latency: Option<f64>) -> Option<Switch> {
+    fn record(&mut self, context: usize, kernel: usize, latency: Option<f64>) -> Option<Event> {
         self.means.push(context, kernel, latency?, 128.0);
         None
     }
@@ -136,18 +130,17 @@ impl EpsilonGreedy {
 
 impl Policy for EpsilonGreedy {
     fn choose(&mut self, sight: &Sight<'_>) -> usize {
-        let kernels = sight.prior_ns.len();
-        let row = self.means.of(sight.context, kernels);
-        if let Some(kernel) = (0..kernels).find(|&k| row[k].0 == 0.0) {
+        let row = self.means.of(sight);
+        if let Some(&kernel) = sight.open.iter().find(|&&k| row[k].0 == 0.0) {
             return kernel;
         }
         match self.rng.random_bool(0.05) {
-            true => self.rng.random_range(0..kernels),
-            false => best_of(&row.iter().map(|r| r.1).collect::<Vec<_>>()),
+            true => sight.open[self.rng.random_range(0..sight.open.len())],
+            false => sight.lowest(|kernel| row[kernel].1),
         }
     }
 
-    fn record(&mut self, context: usize, kernel: usize, latency: Option<f64>) -> Option<Switch> {
+    fn record(&mut self, context: usize, kernel: usize, latency: Option<f64>) -> Option<Event> {
         self.means.push(context, kernel, latency?.ln(), 128.0);
         None
     }
@@ -162,16 +155,15 @@ pub struct Ucb1 {
 
 impl Policy for Ucb1 {
     fn choose(&mut self, sight: &Sight<'_>) -> usize {
-        let row = self.means.of(sight.context, sight.prior_ns.len());
+        let row = self.means.of(sight);
         let total: f64 = row.iter().map(|r| r.0).sum::<f64>().max(2.0);
-        let index = |&(n, mean): &(f64, f64)| match n {
-            0.0 => f64::NEG_INFINITY,
-            n => mean - 0.1 * (total.ln() / n).sqrt(),
-        };
-        best_of(&row.iter().map(index).collect::<Vec<_>>())
+        sight.lowest(|kernel| match row[kernel] {
+            (0.0, _) => f64::NEG_INFINITY,
+            (n, mean) => mean - 0.1 * (total.ln() / n).sqrt(),
+        })
     }
 
-    fn record(&mut self, context: usize, kernel: usize, latency: Option<f64>) -> Option<Switch> {
+    fn record(&mut self, context: usize, kernel: usize, latency: Option<f64>) -> Option<Event> {
         let x = latency?.ln();
         let row = &self.means.0[context];
         let lowest = row.iter().filter(|r| r.0 > 0.0).map(|r| r.1).fold(f64::INFINITY, f64::min);
@@ -220,10 +212,11 @@ impl Policy for DiscountedThompson {
             let mean = (*sum + weight * prior.ln()) / (*n + weight);
             mean + Self::NOISE / (*n + weight).sqrt() * normal(&mut self.rng)
         });
-        best_of(&draws.collect::<Vec<_>>())
+        let draws: Vec<f64> = draws.collect();
+        sight.lowest(|kernel| draws[kernel])
     }
 
-    fn record(&mut self, context: usize, kernel: usize, latency: Option<f64>) -> Option<Switch> {
+    fn record(&mut self, context: usize, kernel: usize, latency: Option<f64>) -> Option<Event> {
         let (n, sum) = &mut self.arms[context][kernel];
         let x = latency?.ln();
         let (center, window) = match *n {
@@ -243,14 +236,14 @@ pub struct FirstCallAutotune {
 
 impl Policy for FirstCallAutotune {
     fn choose(&mut self, sight: &Sight<'_>) -> usize {
-        let row = self.means.of(sight.context, sight.prior_ns.len());
-        match (0..row.len()).find(|&k| row[k].0 < 10.0) {
-            Some(kernel) => kernel,
-            None => best_of(&row.iter().map(|r| r.1).collect::<Vec<_>>()),
+        let row = self.means.of(sight);
+        match sight.open.iter().find(|&&kernel| row[kernel].0 < 10.0) {
+            Some(&kernel) => kernel,
+            None => sight.lowest(|kernel| row[kernel].1),
         }
     }
 
-    fn record(&mut self, context: usize, kernel: usize, latency: Option<f64>) -> Option<Switch> {
+    fn record(&mut self, context: usize, kernel: usize, latency: Option<f64>) -> Option<Event> {
         if self.means.0[context][kernel].0 < 10.0 {
             self.means.push(context, kernel, latency?, 10.0);
         }

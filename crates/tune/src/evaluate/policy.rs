@@ -1,43 +1,38 @@
 use trellect_select::adaptive::{
-    AdaptiveConfig, AdaptivePolicy, CallFeatures, ChoiceReason, Conditions, MachineLimits, Outcome,
-    Recorded, Ticket,
+    AdaptiveConfig, AdaptivePolicy, ChoiceReason, Conditions, MachineLimits, Outcome, Recorded,
+    Ticket,
 };
 
-use super::World;
+use super::{Sight, World};
 
-/// What a policy may know when it chooses.
-#[derive(Clone, Copy, Debug)]
-pub struct Sight<'a> {
-    /// The context's index.
-    pub context: usize,
-    /// The call.
-    pub features: CallFeatures<'a>,
-    /// The prior's estimate for every kernel, nanoseconds.
-    pub prior_ns: &'a [f64],
-    /// The rules' pick.
-    pub default: usize,
-    /// The true expected latencies: only for an oracle.
-    pub truth_ns: &'a [f64],
-    /// Simulated time.
-    pub now_ns: u64,
-}
-
-/// A change of what a policy serves in a context, by decision rather than by draw.
+/// What a policy tells of itself when it has learned something.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Switch {
-    /// The old kernel.
-    pub from: usize,
-    /// The new kernel.
-    pub to: usize,
+pub enum Event {
+    /// It serves a context by another kernel from now on, by decision rather than by draw.
+    Switch {
+        /// The old kernel.
+        from: usize,
+        /// The new kernel.
+        to: usize,
+    },
+    /// It has found that a context is no longer what it was.
+    Alarm,
 }
 
 /// A way to select kernels.
 pub trait Policy {
-    /// The kernel for a call.
+    /// The kernel for a call, one of the open ones.
     fn choose(&mut self, sight: &Sight<'_>) -> usize;
 
-    /// Learns the latency of the latest choice; `None` where its launch failed. Tells of a switch.
-    fn record(&mut self, context: usize, kernel: usize, latency_ns: Option<f64>) -> Option<Switch>;
+    /// Learns the latency of the latest choice; `None` where its launch failed.
+    fn record(
+        &mut self,
+        _context: usize,
+        _kernel: usize,
+        _latency_ns: Option<f64>,
+    ) -> Option<Event> {
+        None
+    }
 
     /// What a context is served by while nothing is probed, for policies that serve and probe
     /// apart.
@@ -57,15 +52,10 @@ pub struct Adaptive {
 
 impl Adaptive {
     /// The adaptive policy for the kernels of `world`, whose true latencies it does not see.
-    pub fn new(world: &World, config: AdaptiveConfig) -> Self {
+    pub fn new(world: &dyn World, config: AdaptiveConfig) -> Self {
         let policy = AdaptivePolicy::new(config, world.arms().to_vec(), MachineLimits::UNKNOWN)
             .expect("a world has kernels with finite costs");
-        Self { policy, ticket: Ticket(0), now_ns: 0, serving: vec![None; world.config().contexts] }
-    }
-
-    /// The policy itself.
-    pub const fn inner(&self) -> &AdaptivePolicy {
-        &self.policy
+        Self { policy, ticket: Ticket(0), now_ns: 0, serving: vec![None; world.contexts()] }
     }
 }
 
@@ -73,7 +63,7 @@ impl Policy for Adaptive {
     fn choose(&mut self, sight: &Sight<'_>) -> usize {
         let conditions = Conditions { default: sight.default, may_probe: true };
         let choice = self.policy.choose(&sight.features, &conditions, sight.now_ns);
-        let choice = choice.expect("the base kernel of a world computes every call");
+        let choice = choice.expect("a world's rules' pick may serve every call");
         if matches!(choice.reason, ChoiceReason::Incumbent | ChoiceReason::Control) {
             self.serving[sight.context] = Some(choice.kernel);
         }
@@ -85,13 +75,14 @@ impl Policy for Adaptive {
         self.serving[context]
     }
 
-    fn record(&mut self, context: usize, _: usize, latency_ns: Option<f64>) -> Option<Switch> {
+    fn record(&mut self, context: usize, _: usize, latency_ns: Option<f64>) -> Option<Event> {
         let outcome = latency_ns.map_or(Outcome::Failed, Outcome::LatencyNs);
         match self.policy.record(self.ticket, outcome, self.now_ns) {
             Recorded::Switched { from, to } => {
                 self.serving[context] = Some(to);
-                Some(Switch { from, to })
+                Some(Event::Switch { from, to })
             }
+            Recorded::Drifted => Some(Event::Alarm),
             _ => None,
         }
     }

@@ -2,9 +2,10 @@ use std::fmt;
 
 use chacha20::ChaCha8Rng;
 use rand::{RngExt, SeedableRng};
+use serde::Serialize;
 
 /// A mean over seeds and its 95 % bootstrap interval.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Summary {
     /// The mean.
     pub mean: f64,
@@ -35,15 +36,34 @@ impl Summary {
             high: means[Self::RESAMPLES - 1 - Self::RESAMPLES / 40],
         }
     }
+
+    /// The mean in per cent.
+    pub fn percent(&self) -> String {
+        self.print(|mean| format!("{:.2}", 100.0 * mean))
+    }
+
+    /// The mean as a whole number.
+    pub fn count(&self) -> String {
+        self.print(|mean| format!("{mean:.0}"))
+    }
+
+    /// The mean with two decimals.
+    pub fn decimal(&self) -> String {
+        self.print(|mean| format!("{mean:.2}"))
+    }
+
+    fn print(&self, print: impl FnOnce(f64) -> String) -> String {
+        if self.mean.is_nan() { "—".into() } else { print(self.mean) }
+    }
 }
 
 impl fmt::Display for Summary {
     /// In percent with two decimals; a dash where nothing was measured.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.mean.is_nan() {
-            return f.write_str("—");
+        let [low, high] = [self.low, self.high].map(|share| 100.0 * share);
+        match self.percent() {
+            mean if self.mean.is_nan() => f.write_str(&mean),
+            mean => write!(f, "{mean} [{low:.2}, {high:.2}]"),
         }
-        let [mean, low, high] = [self.mean, self.low, self.high].map(|share| 100.0 * share);
-        write!(f, "{mean:.2} [{low:.2}, {high:.2}]")
     }
 }

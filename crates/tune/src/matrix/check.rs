@@ -3,6 +3,7 @@
 use std::fmt::Display;
 
 use trellect_core::LayerShape;
+use trellect_select::adaptive::CostCoefficients;
 
 use super::{Cell, FORMAT, Matrix, MatrixContext, MatrixError, Round, VERSION};
 
@@ -29,6 +30,10 @@ impl Matrix {
             }
             if kernel.rows_per_decode == 0 {
                 return Err(fault(&format!("kernels[{i}].rows_per_decode"), 0, "at least 1"));
+            }
+            if kernel.cost.is_some_and(|cost| !CostCoefficients::from(cost).is_valid()) {
+                let found = format!("{:?}", kernel.cost);
+                return Err(fault(&format!("kernels[{i}].cost"), found, "0 or more"));
             }
         }
         for (i, context) in self.contexts.iter().enumerate() {

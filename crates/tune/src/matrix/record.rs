@@ -3,6 +3,7 @@
 //! machine's ceiling is known for every round.
 
 use std::num::NonZeroUsize;
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -19,6 +20,7 @@ use super::{
     median,
 };
 use crate::bandwidth::BandwidthProbe;
+use crate::calibrate::{CalibrateError, DEFAULT_BUDGET, KernelCost, calibrate};
 use crate::launch::timed_launch;
 use crate::work::Workload;
 
@@ -57,7 +59,7 @@ pub struct RecordPlan<'a> {
     pub numeric: NumericClass,
     /// The contexts.
     pub contexts: Vec<ContextPlan>,
-    /// Samples of every cell.
+    /// Samples of every cell at most.
     pub rounds: usize,
     /// Bytes read before every launch; more than the last-level cache makes weights come from
     /// memory. 0: read nothing, measure no ceiling.
@@ -73,6 +75,8 @@ pub struct RecordPlan<'a> {
 /// How far a recording is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Progress {
+    /// The context whose latest round has just been measured.
+    pub context: usize,
     /// Contexts measured, over all rounds.
     pub done: usize,
     /// Contexts times rounds.
@@ -85,7 +89,8 @@ pub struct Progress {
 /// is compared with that of a kernel of class `exact`; the launches of that check are not timed. A
 /// kernel that is not legal in every round of a context is skipped there, with the reason.
 ///
-/// Blocks until all is measured.
+/// `progress` is shown the matrix after every context of every round, and may end the recording
+/// there: contexts then differ by one round, and those without any are left out. Blocks until then.
 ///
 /// # Errors
 /// [`RecordError`] for layers that differ in more than their weights, inputs that do not fit, a
@@ -94,7 +99,7 @@ pub fn record(
     backend: &dyn Backend,
     layers: &[Arc<dyn PreparedLayer>],
     plan: &RecordPlan<'_>,
-    mut progress: impl FnMut(Progress),
+    mut progress: impl FnMut(&Matrix, Progress) -> ControlFlow<()>,
 ) -> Result<Matrix, RecordError> {
     let first = layers.first().ok_or(RecordError::NoLayer)?;
     let shape = *first.shape();
@@ -105,21 +110,23 @@ pub fn record(
     let mut matrix = empty_matrix(backend, layers, plan);
     let specs: Vec<KernelSpec> =
         first.specs().filter(|spec| spec.class == plan.numeric).copied().collect();
-    matrix.kernels = specs.iter().map(kernel_of).collect();
+    let costs = calibrate(layers, plan.numeric, DEFAULT_BUDGET)?.kernels;
+    matrix.kernels = specs.iter().map(|spec| kernel_of(spec, &costs)).collect();
     let mut queues: Vec<Box<dyn Queue>> =
         layers.iter().map(|layer| Arc::clone(layer).queue()).collect();
 
     for context in &plan.contexts {
         let tuples = |round: usize| layers[round % layers.len()].expert_tuples();
-        let mut cells = Vec::with_capacity(specs.len());
-        for spec in &specs {
-            let mut reason = (plan.skip)(spec, context);
-            for round in 0..plan.rounds {
-                let routing = (plan.draw)(context, tuples(round), round as u64)?.routing;
-                reason = reason.or_else(|| refusal(spec, &routing, tuples(round), plan.numeric));
+        let mut refused: Vec<Option<String>> =
+            specs.iter().map(|spec| (plan.skip)(spec, context)).collect();
+        for round in 0..plan.rounds {
+            let routing = (plan.draw)(context, tuples(round), round as u64)?.routing;
+            for (spec, why) in specs.iter().zip(&mut refused).filter(|(_, why)| why.is_none()) {
+                *why = refusal(spec, &routing, tuples(round), plan.numeric);
             }
-            cells.push(reason.map_or_else(|| Cell::Ns(Vec::new()), Cell::Skipped));
         }
+        let cell = |why: Option<String>| why.map_or_else(|| Cell::Ns(Vec::new()), Cell::Skipped);
+        let cells: Vec<Cell> = refused.into_iter().map(cell).collect();
         let inputs = (plan.draw)(context, tuples(0), 0)?;
         check_class(first.as_ref(), queues[0].as_mut(), &specs, &cells, plan, &inputs)?;
         let (num_tokens, routing) = (context.num_tokens, context.routing.clone());
@@ -129,7 +136,7 @@ pub fn record(
     let mut rng = ChaCha8Rng::seed_from_u64(0);
     let total = plan.rounds * plan.contexts.len();
     let mut done = 0;
-    for round in 0..plan.rounds {
+    'rounds: for round in 0..plan.rounds {
         let layer = round % layers.len();
         for context in shuffled(plan.contexts.len(), &mut rng) {
             let tuples = layers[layer].expert_tuples();
@@ -151,9 +158,12 @@ pub fn record(
                 clock_khz: clock_khz(),
             });
             done += 1;
-            progress(Progress { done, total });
+            if progress(&matrix, Progress { context, done, total }).is_break() {
+                break 'rounds;
+            }
         }
     }
+    matrix.contexts.retain(|context| !context.rounds.is_empty());
     Ok(matrix)
 }
 
@@ -187,9 +197,10 @@ fn empty_matrix(
     }
 }
 
-fn kernel_of(spec: &KernelSpec) -> MatrixKernel {
+fn kernel_of(spec: &KernelSpec, costs: &[KernelCost]) -> MatrixKernel {
     let KernelSpec { id: name, rows_per_decode, tile_n, .. } = *spec;
-    MatrixKernel { name, rows_per_decode, tile_n }
+    let cost = costs.iter().find(|model| model.kernel == name).map(|model| model.cost.into());
+    MatrixKernel { name, rows_per_decode, tile_n, cost }
 }
 
 /// Why a kernel may not serve a call.
@@ -278,6 +289,9 @@ fn clock_khz() -> Option<u64> {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum RecordError {
+    /// The calibration that precedes every recording.
+    #[error(transparent)]
+    Calibrate(#[from] CalibrateError),
     /// No layer to record on.
     #[error("a recording needs at least one prepared layer")]
     NoLayer,

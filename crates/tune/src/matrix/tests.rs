@@ -1,3 +1,5 @@
+use std::ops::ControlFlow;
+
 use trellect_core::Codebook;
 use trellect_cpu::{CpuBackend, CpuOptions};
 use trellect_exl3::synth::{self, OwnedLayer, SynthSpec};
@@ -5,6 +7,16 @@ use trellect_exl3::synth::{self, OwnedLayer, SynthSpec};
 use super::*;
 
 fn tiny() -> Matrix {
+    let mut seen = Vec::new();
+    let matrix = tiny_until(|progress| {
+        seen.push(progress.done);
+        ControlFlow::Continue(())
+    });
+    assert_eq!(seen, [1, 2, 3, 4, 5, 6]);
+    matrix
+}
+
+fn tiny_until(mut progress: impl FnMut(Progress) -> ControlFlow<()>) -> Matrix {
     let shape = LayerShape::new(128, 128, 4).unwrap();
     let layer = OwnedLayer::new(&SynthSpec::mixed(shape, Codebook::Mul1, 1)).unwrap();
     let backend = CpuBackend::new(CpuOptions::from_env().unwrap());
@@ -26,10 +38,40 @@ fn tiny() -> Matrix {
             Ok(Inputs { hidden, routing })
         },
     };
-    let mut seen = Vec::new();
-    let matrix = record(&backend, &layers, &plan, |progress| seen.push(progress.done)).unwrap();
-    assert_eq!(seen, [1, 2, 3, 4, 5, 6]);
-    matrix
+    record(&backend, &layers, &plan, |_, now| progress(now)).unwrap()
+}
+
+#[test]
+fn a_recording_that_is_ended_keeps_what_was_measured() {
+    let matrix = tiny_until(|progress| match progress.done {
+        3 => ControlFlow::Break(()),
+        _ => ControlFlow::Continue(()),
+    });
+    matrix.validate().unwrap();
+    let mut rounds: Vec<usize> = matrix.contexts.iter().map(|it| it.rounds.len()).collect();
+    rounds.sort_unstable();
+    assert_eq!(rounds, [1, 2]);
+    let first_only = tiny_until(|_| ControlFlow::Break(()));
+    first_only.validate().unwrap();
+    assert_eq!(first_only.contexts.len(), 1);
+}
+
+#[test]
+fn records_hold_every_sample_once() {
+    let matrix = tiny();
+    let mut per_cell = 0;
+    for context in 0..matrix.contexts.len() {
+        for round in 0..3 {
+            let records = matrix.records(context, round, "here", 7);
+            assert!(records.iter().all(|it| it.statistics.count() == 1 && it.first_unix_s == 7));
+            let keys: Vec<u64> = records.iter().map(|record| record.context).collect();
+            assert!(keys.windows(2).all(|pair| pair[0] == pair[1]));
+            per_cell += records.len();
+        }
+    }
+    let samples = matrix.contexts.iter().flat_map(|context| &context.cells);
+    let samples = samples.map(|cell| if let Cell::Ns(ns) = cell { ns.len() } else { 0 });
+    assert_eq!(per_cell, samples.sum::<usize>());
 }
 
 #[test]

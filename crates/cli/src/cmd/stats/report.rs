@@ -7,7 +7,7 @@ use std::path::Path;
 use serde::Serialize;
 use trellect::is_exploration;
 use trellect::tune::history::{
-    EnvironmentSummary, History, HistoryError, Journal, Outcome, Record, SelectionCount,
+    EnvironmentSummary, History, HistoryError, Journal, Record, SelectionCount,
 };
 
 use crate::switch::SwitchReport;
@@ -17,7 +17,6 @@ use crate::table::{self, Column};
 #[derive(Debug, Serialize)]
 pub(super) struct StatsReport {
     history: String,
-    state: String,
     pub(super) environments: Vec<EnvironmentReport>,
 }
 
@@ -73,29 +72,13 @@ struct KernelReport {
 
 impl StatsReport {
     /// Reads everything.
-    pub(super) fn read(
-        path: &Path,
-        history: &History,
-        outcome: &Outcome,
-    ) -> Result<Self, HistoryError> {
-        let state = match outcome {
-            Outcome::Ready => "ready".into(),
-            Outcome::ReadOnly => "read-only".into(),
-            Outcome::SetAsideDamaged { moved_to, .. } => {
-                format!("a damaged file was moved to {}", moved_to.display())
-            }
-            Outcome::SetAsideNewer { moved_to, .. } => {
-                format!("a file of a newer version was moved to {}", moved_to.display())
-            }
-            Outcome::InMemory { why } => format!("cannot be used: {why}"),
-            other => format!("{other:?}"),
-        };
+    pub(super) fn read(path: &Path, history: &History) -> Result<Self, HistoryError> {
         let mut environments = Vec::new();
         for summary in history.environments()? {
             let journal = history.journal(&summary.id)?;
             environments.push(EnvironmentReport::new(&summary, &journal));
         }
-        Ok(Self { history: path.display().to_string(), state, environments })
+        Ok(Self { history: path.display().to_string(), environments })
     }
 }
 
@@ -186,7 +169,7 @@ const MOST_CONTEXTS: usize = 12;
 
 impl fmt::Display for StatsReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "history {}: {}", self.history, self.state)?;
+        writeln!(f, "history {}", self.history)?;
         for environment in &self.environments {
             write!(f, "\n{environment}")?;
         }

@@ -123,7 +123,7 @@ fn a_reopened_context_keeps_the_incumbent_that_was_proved() {
     assert!(!policy.reopen(&features(4), 2), "no such arm");
     assert!(policy.reopen(&features(4), 1));
     assert!(!policy.reopen(&features(4), 0), "known");
-    let quiet = Conditions { may_probe: false, ..PROBING };
+    let quiet = crate::adaptive::Conditions { may_probe: false, ..PROBING };
     assert_eq!(policy.choose(&features(4), &quiet, 0).unwrap().kernel, 1);
     policy.set_mode(Mode::Frozen);
     assert!(!policy.reopen(&features(64), 1), "frozen");
