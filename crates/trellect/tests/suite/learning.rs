@@ -70,8 +70,8 @@ fn a_table_that_is_wrong_is_left_by_proof() {
     assert!(first.decision.is_some() && first.selection.is_some());
     selector.step();
     let second = call(&mut dispatcher, 4, 2);
-    assert_eq!((second.kernel, second.reason()), (Some(slow), "incumbent"));
-    assert!(second.decision.is_none());
+    // The context has a plan now: its incumbent, or a launch of the first pair.
+    assert!(second.decision.is_none() && second.reason() != "default", "{second}");
     learn(&mut dispatcher, &selector, fast);
 
     selector.flush();
@@ -156,7 +156,7 @@ fn modes_serve_what_was_learned_or_the_rules() {
     selector.set_mode(Mode::Learn);
     call(&mut dispatcher, 32, 4);
     selector.step();
-    assert_eq!(call(&mut dispatcher, 32, 4).reason(), "incumbent");
+    assert_ne!(call(&mut dispatcher, 32, 4).reason(), "default");
 }
 
 /// Every kernel of the catalogue, every choice legal: what is probed is checked by the canary and,
