@@ -18,7 +18,7 @@ pub struct SelectorStats {
     pub switches: Vec<SwitchNote>,
     /// Kernels that failed, how often to launch, and how often with a wrong result.
     pub failures: Vec<(KernelId, u64, u64)>,
-    /// Challengers' launches.
+    /// Launches made to learn.
     pub probes: u64,
     /// Restarts of a context's race after a shift.
     pub alarms: u64,
@@ -59,17 +59,17 @@ impl HistoryStatus {
 
 impl SelectorStats {
     pub(super) fn new(learners: &[Learner], history: HistoryStatus) -> Self {
-        let totals = learners.iter().map(Learner::totals);
-        let (probes, alarms) =
-            totals.fold((0, 0), |(probes, alarms), t| (probes + t.probes, alarms + t.alarms));
         let accounts = || learners.iter().map(|learner| &learner.account);
+        let selections: Vec<SelectionCount> =
+            accounts().flat_map(|account| account.selections()).collect();
+        let probes = selections.iter().filter(|selection| is_exploration(&selection.reason));
         Self {
             contexts: accounts().flat_map(|account| account.contexts().cloned()).collect(),
-            selections: accounts().flat_map(|account| account.selections()).collect(),
+            probes: probes.map(|selection| selection.calls).sum(),
+            selections,
             switches: accounts().flat_map(|account| account.switches().to_vec()).collect(),
             failures: accounts().flat_map(|account| account.failures()).collect(),
-            probes,
-            alarms,
+            alarms: learners.iter().map(|learner| learner.totals().alarms).sum(),
             dropped: learners.iter().map(Learner::dropped).sum(),
             history,
         }
