@@ -1,8 +1,8 @@
 /// A token bucket in nanoseconds of expected loss, and a bound on what may be lost in a row.
 ///
 /// The tokens bound the share of a lifetime. They may gather, so that alone would let many new
-/// contexts spend them at once; over any [`WINDOW_S`] seconds the expected loss stays below
-/// [`WINDOW_SHARE`] of the time beyond what serving is believed to save against the rules.
+/// contexts spend them at once; over any ten seconds the expected loss stays below 0.2 % of the time
+/// beyond what serving is believed to save against the rules.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct ProbeBudget {
     tokens_ns: f64,
