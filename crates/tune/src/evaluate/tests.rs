@@ -54,9 +54,11 @@ fn equal_kernels_are_hardly_switched_and_never_by_the_clock() {
         let hit: usize = runs.iter().map(|run| run.contexts_with_false_switch).sum();
         hit as f64 / runs.iter().map(|run| run.contexts).sum::<usize>() as f64
     };
-    assert!(share(WorldConfig::equal(CALLS, 0.0)) <= 0.015);
+    let steady = WorldConfig::equal(CALLS, 0.0);
+    assert!(share(steady) <= 0.015);
     assert!(share(WorldConfig::equal(CALLS, 0.9)) <= 0.03);
-    assert_eq!(share(clock_step(WorldConfig::equal(CALLS, 0.0))), 0.0);
+    // Up to the step both runs are the same, so what α lets through is in both.
+    assert_eq!(share(clock_step(steady)), share(steady));
 }
 
 #[test]
