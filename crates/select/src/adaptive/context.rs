@@ -22,6 +22,8 @@ pub(crate) enum Standing {
 pub(crate) struct ArmState {
     /// `ln t − ln t̂ − clock`, clipped.
     pub(crate) residual: Moments,
+    /// Whether its first sample was so bad that a second one must tell a stall from a slow kernel.
+    pub(crate) suspected: bool,
     /// The context's call count at the last sample.
     pub(crate) sampled_at: u64,
     pub(crate) test: PairedTest,
@@ -57,6 +59,8 @@ pub(crate) struct Context {
     /// Moving average of the incumbent's latest residuals, the clock's part included.
     pub(crate) recent: f64,
     pub(crate) open_leg: Option<OpenLeg>,
+    /// Whether the incumbent serves instead of the rules' pick on a prediction alone.
+    pub(crate) unproven: bool,
     /// Whether the latest look found nobody who might challenge.
     pub(crate) settled: bool,
     /// The policy's call count at the latest use.
@@ -78,8 +82,17 @@ impl Context {
     pub(crate) fn switch_to(&mut self, kernel: usize, refresh_calls: u64) {
         self.incumbent = kernel;
         self.switches += 1;
+        self.unproven = false;
         self.recent = self.arms[kernel].residual.mean;
         self.start_race(refresh_calls);
+    }
+
+    /// Takes a start back that was never proved.
+    pub(crate) fn revert_to(&mut self, default: usize, refresh_calls: u64) {
+        self.incumbent = default;
+        self.unproven = false;
+        self.recent = 0.0;
+        self.restart(refresh_calls);
     }
 
     /// Starts every test anew after the world has changed.

@@ -13,6 +13,9 @@ const POOLED_SAMPLES: f64 = 8.0;
 /// Samples that the level above counts as: the prior for a kernel, the kernel for a token bucket.
 const KERNEL_WEIGHT: f64 = 32.0;
 const BUCKET_WEIGHT: f64 = 16.0;
+/// Standard deviations of the prior's error beyond which a first sample may be a stall. Believed, one
+/// stall would keep a kernel from being probed for a long time.
+const STALL_SDS: f64 = 3.0;
 /// Wealth, as a logarithm, that retires a challenger: 1 : 20.
 const RETIRING_WEALTH: f64 = 3.0;
 
@@ -48,12 +51,19 @@ impl AdaptivePolicy {
     pub(super) fn learn(&mut self, pending: &Pending, residual: f64) -> bool {
         let sd = (self.noise.pair_variance() / 2.0).sqrt();
         let clock = self.clock.level();
+        let Some(context) = self.contexts.get(&pending.context) else { return false };
+        let expected = self.pooled_effect(pending.kernel, context.coordinates.token_bucket);
+        let stall = residual - clock - expected > STALL_SDS * self.prior_errors.mean.sqrt();
         let Some(context) = self.contexts.get_mut(&pending.context) else { return false };
         let state = &mut context.arms[pending.kernel];
         if context.calls - state.sampled_at >= self.config.max_refresh_calls {
             state.residual = Moments::of(state.residual.n.min(STALE_SAMPLES), state.residual.mean);
         }
         let before = state.residual;
+        if before.n == 0.0 && stall && !state.suspected {
+            (state.suspected, state.sampled_at) = (true, context.calls);
+            return false;
+        }
         let window = if before.n < 4.0 { 0.7 } else { 5.0 * sd };
         let clipped = (residual - clock).clamp(before.mean - window, before.mean + window);
         state.residual.push_forgetting(clipped, MAX_SAMPLES);

@@ -12,6 +12,12 @@
 //!   promises enough, and changes only by proof: pairs measured afresh in random order, and a bet
 //!   ([`log_wealth`]) that one may look at after every pair.
 //! - *Probes* go to the kernel that a Thompson draw puts first, within a budget of expected loss.
+//! - An *unproven start* is taken back on belief alone, and probes lose at most 0.2 % of any ten
+//!   seconds beyond what serving saves: never worse than the rules, but for a moment.
+//! - *Idle time* goes into full-information rounds ([`AdaptivePolicy::sweep`]).
+//! - What was measured is handed out and taken in as mergeable [`Evidence`]: a prior elsewhere, never
+//!   a proof. What was decided is logged as [`DecisionRecord`]s, from which [`Mode::Replay`]
+//!   reproduces every choice.
 //! - A shift of one incumbent restarts its context's race; a shift of all of them is the clock's
 //!   ([`CommonMode`]) and restarts nothing.
 //!

@@ -45,6 +45,8 @@ pub struct Totals {
     pub probes: u64,
     /// Changes of an incumbent.
     pub switches: u64,
+    /// Starts on a prediction that were taken back.
+    pub reverts: u64,
     /// Restarts of a context's race after a shift.
     pub alarms: u64,
     /// Rounds of idle sweeps.
@@ -203,6 +205,9 @@ impl AdaptivePolicy {
             self.contexts.insert(key, context);
             self.plan_version += 1;
         }
+        if self.config.mode == Mode::Learn {
+            self.revert_start(key, conditions.default, fit(conditions.default));
+        }
         let (leg, draw) = match self.config.mode {
             Mode::Replay => (self.replayed(key, &fitness)?, None),
             _ => {
@@ -224,6 +229,7 @@ impl AdaptivePolicy {
             kernel,
             log_estimate: self.arms[kernel].estimate_ns(features).ln(),
             pairs: pair.into_iter().collect(),
+            default: conditions.default,
             served: true,
         };
         let ticket = self.tickets.issue(pending, self.config.max_pending);
@@ -269,7 +275,8 @@ impl AdaptivePolicy {
             }
         };
         if pending.served {
-            self.spend(latency_ns);
+            let saved_ns = self.saved_ns(&pending, latency_ns);
+            self.spend(latency_ns, saved_ns);
         }
         let drifted = self.learn(&pending, latency_ns.ln() - pending.log_estimate);
         let switched = self.close_legs(&pending, latency_ns.ln() - pending.log_estimate);
@@ -301,7 +308,7 @@ impl AdaptivePolicy {
         }
         match self.judge(context, kernel, outcome) {
             Ok(latency_ns) => {
-                self.spend(latency_ns);
+                self.spend(latency_ns, 0.0);
                 Recorded::Counted
             }
             Err(recorded) => recorded,
@@ -335,9 +342,22 @@ impl AdaptivePolicy {
         }
     }
 
-    fn spend(&mut self, latency_ns: f64) {
+    fn spend(&mut self, latency_ns: f64, saved_ns: f64) {
         self.totals.spent_ns += latency_ns;
-        self.budget.earn(latency_ns, self.config.probe_share, self.now_ns);
+        self.budget.earn(latency_ns, saved_ns, self.config.probe_share, self.now_ns);
+    }
+
+    /// What a call that its incumbent served is believed to have saved against the rules' pick. A
+    /// probe's loss was charged when it was begun.
+    fn saved_ns(&self, pending: &Pending, latency_ns: f64) -> f64 {
+        match self.contexts.get(&pending.context) {
+            Some(context) if pending.kernel == context.incumbent => {
+                let gain = self.belief(context, pending.default).mean
+                    - self.belief(context, pending.kernel).mean;
+                latency_ns * gain
+            }
+            _ => 0.0,
+        }
     }
 
     /// Forgets the least recently used sixteenth of the contexts where no more fit: a sort now and

@@ -41,6 +41,7 @@ impl AdaptivePolicy {
         let base: Vec<f64> = self.arms.iter().map(|arm| arm.estimate_ns(features).ln()).collect();
         let state = |(kernel, log_estimate): (usize, &f64)| ArmState {
             residual: self.imported_residual(key, kernel, *log_estimate),
+            suspected: false,
             sampled_at: 0,
             test: PairedTest::default(),
             standing: Standing::Racing,
@@ -59,19 +60,63 @@ impl AdaptivePolicy {
             drift: Cusum::default(),
             recent: 0.0,
             open_leg: None,
+            unproven: false,
             settled: false,
             used_at: self.totals.choices,
             swept_at: 0,
         };
         let expected = |kernel: usize| self.belief(&context, kernel).mean;
         let fit = (0..self.arms.len()).filter(|&kernel| fitness[kernel] == Some(Fitness::Fit));
-        let best = fit.min_by(|&a, &b| expected(a).total_cmp(&expected(b)));
+        let best = self.preferred(features, fit, expected);
         let start = best.filter(|&kernel| {
             fitness[default] != Some(Fitness::Fit)
                 || expected(kernel) < expected(default) - self.config.start_margin
         });
         context.incumbent = start.unwrap_or(default);
+        context.unproven = context.incumbent != default;
         context
+    }
+
+    /// The kernel expected fastest. Of those within the tie zone of it the one with the least
+    /// workspace, then with the fewest decoded weights, then with the smaller name: equal
+    /// predictions start alike in every process, whatever the order of the arms. Their numeric
+    /// class is the one asked for, or they would not be legal.
+    fn preferred(
+        &self,
+        features: &CallFeatures<'_>,
+        kernels: impl Iterator<Item = usize> + Clone,
+        expected: impl Fn(usize) -> f64,
+    ) -> Option<usize> {
+        let lowest = kernels.clone().map(&expected).min_by(f64::total_cmp)?;
+        let tied = kernels.filter(|&kernel| expected(kernel) <= lowest + self.config.tie_zone);
+        tied.min_by_key(|&kernel| {
+            let spec = &self.arms[kernel].spec;
+            let workspace_bytes = spec.workspace.bytes(features.facts.num_pairs);
+            (workspace_bytes, features.decoded_weights(spec.rows_per_decode), spec.id)
+        })
+    }
+
+    /// Takes an unproven start back once the rules' pick is believed to be faster. What began on a
+    /// prediction needs no proof to end on a better one; only the rules' pick may come of it, and
+    /// only once.
+    pub(super) fn revert_start(&mut self, key: ContextKey, default: usize, fit: bool) {
+        let Some(context) = self.contexts.get(&key).filter(|context| context.unproven && fit)
+        else {
+            return;
+        };
+        let expected = |kernel: usize| self.belief(context, kernel).mean;
+        if expected(default) >= expected(context.incumbent) {
+            return;
+        }
+        let refresh_calls = self.config.refresh_calls;
+        if let Some(context) = self.contexts.get_mut(&key) {
+            if let Some(leg) = context.open_leg.take() {
+                self.tickets.drop_pairs(&[leg.pair]);
+            }
+            context.revert_to(default, refresh_calls);
+            self.totals.reverts += 1;
+            self.plan_version += 1;
+        }
     }
 
     /// The incumbent where it may serve, else the rules' pick, else the legal arm expected fastest.
@@ -97,7 +142,7 @@ impl AdaptivePolicy {
         };
         let fastest = |wanted: Fitness| {
             let open = (0..fitness.len()).filter(|&kernel| fitness[kernel] == Some(wanted));
-            open.min_by(|&a, &b| expected(a).total_cmp(&expected(b)))
+            self.preferred(features, open, expected)
         };
         let kernel = Some(default).filter(|&kernel| fit(kernel));
         let kernel = kernel.or_else(|| fastest(Fitness::Fit)).or_else(|| fastest(Fitness::OnTrial));
@@ -160,7 +205,9 @@ impl AdaptivePolicy {
         }
         let Some(draw) = draw else { return (None, None) };
         let drawn = draw.challenger(&mut self.rng);
-        let Some(challenger) = drawn.filter(|&k| self.budget.take(draw.expected_loss_ns(k))) else {
+        let Some(challenger) =
+            drawn.filter(|&k| self.budget.take(draw.expected_loss_ns(k), self.now_ns))
+        else {
             return (None, Some(draw));
         };
         let pair = self.tickets.open_pair(challenger, context.epoch);
@@ -174,7 +221,7 @@ impl AdaptivePolicy {
 
     /// Who may challenge the incumbent now; none where nobody may or it is not worth it.
     fn look_at_challengers(
-        &self,
+        &mut self,
         context: &mut Context,
         fitness: &[Option<Fitness>],
     ) -> Option<Draw> {
@@ -204,7 +251,7 @@ impl AdaptivePolicy {
             challengers,
             overdue: overdue.then_some(longest_idle),
             margin: self.config.margin,
-            affordable_ns: self.budget.tokens_ns(),
+            affordable_ns: self.budget.affordable_ns(self.now_ns),
         })
     }
 

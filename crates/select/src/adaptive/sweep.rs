@@ -97,6 +97,7 @@ impl AdaptivePolicy {
                 kernel,
                 log_estimate: self.arms[kernel].estimate_ns(features).ln(),
                 pairs: pairs.iter().filter(own).map(|&(_, pair)| pair).collect(),
+                default: incumbent,
                 served: false,
             };
             let decided = (kernel, ChoiceReason::Sweep);

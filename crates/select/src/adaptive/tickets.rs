@@ -11,6 +11,8 @@ pub(crate) struct Pending {
     pub(crate) log_estimate: f64,
     /// The pairs that it is a leg of: at most one, but for the control of an idle sweep.
     pub(crate) pairs: Vec<u64>,
+    /// The rules' pick.
+    pub(crate) default: usize,
     /// Whether a caller waits for it: not for an idle sweep.
     pub(crate) served: bool,
 }

@@ -4,7 +4,8 @@ use rand::SeedableRng;
 use super::{Bench, PROBING, arm, features, two_arms};
 use crate::ContextKey;
 use crate::adaptive::{
-    AdaptiveConfig, AdaptivePolicy, MachineLimits, Mode, Outcome, Recorded, Serving,
+    AdaptiveConfig, AdaptivePolicy, Arm, Conditions, MachineLimits, Mode, Outcome, Recorded,
+    Serving,
 };
 
 const SECOND: u64 = 1_000_000_000;
@@ -128,4 +129,57 @@ fn a_reopened_context_keeps_the_incumbent_that_was_proved() {
     policy.set_mode(Mode::Frozen);
     assert!(!policy.reopen(&features(64), 1), "frozen");
     assert_eq!(policy.choose(&features(4), &quiet, 0).unwrap().kernel, 1);
+}
+
+/// Predictions that tie, beside a rules' pick that is clearly slower: which one starts goes by
+/// workspace, then by decoded weights, then by name, and not by the order of the arms.
+#[test]
+fn ties_are_broken_alike_whatever_the_order() {
+    let start = |mut arms: Vec<Arm>, turn: usize| {
+        arms.rotate_left(turn);
+        arms.push(arm("default", 2e5));
+        let default = arms.len() - 1;
+        let mut policy =
+            AdaptivePolicy::new(AdaptiveConfig::default(), arms, MachineLimits::UNKNOWN).unwrap();
+        let conditions = Conditions { default, may_probe: false };
+        let choice = policy.choose(&features(4), &conditions, 0).unwrap();
+        policy.arms()[choice.kernel].spec.id
+    };
+    let mut arms = vec![arm("a", 1.003e5), arm("b", 1.006e5), arm("c", 1e5), arm("d", 1.05e5)];
+    let mut expect = |name: &str, change: fn(&mut Vec<Arm>)| {
+        change(&mut arms);
+        for turn in 0..4 {
+            assert_eq!(start(arms.clone(), turn), arm(name, 1.0).spec.id, "turn {turn}");
+        }
+    };
+    expect("a", |_| ());
+    expect("b", |arms| {
+        arms[0].spec.rows_per_decode = 1;
+        arms[2].spec.rows_per_decode = 1;
+    });
+    expect("c", |arms| {
+        arms[0].spec.workspace.fixed_bytes = 2;
+        arms[1].spec.workspace.fixed_bytes = 1;
+    });
+    expect("b", |arms| arms[2].spec.workspace.fixed_bytes = 5);
+}
+
+/// Two contexts that start on a prediction; in one of them it was wrong.
+#[test]
+fn an_unproven_start_is_taken_back_on_belief_alone() {
+    let arms = vec![arm("a", 1.1e5), arm("b", 1e5)];
+    let policy =
+        AdaptivePolicy::new(AdaptiveConfig::default(), arms, MachineLimits::UNKNOWN).unwrap();
+    let mut bench = Bench { policy, now_ns: 0, rng: ChaCha8Rng::seed_from_u64(3) };
+    assert_eq!(bench.call(4, &[1.1e5, 1e5]).0.kernel, 1);
+    assert_eq!(bench.call(64, &[1.1e5, 1.5e5]).0.kernel, 1);
+    for _ in 0..20 {
+        bench.call(4, &[1.1e5, 1e5]);
+        bench.call(64, &[1.1e5, 1.5e5]);
+    }
+    let totals = *bench.policy.totals();
+    assert_eq!((totals.reverts, totals.switches), (1, 0));
+    let incumbent = |tokens| bench.policy.explain(&features(tokens)).incumbent;
+    let name = |name| Some(arm(name, 1.0).spec.id);
+    assert_eq!((incumbent(4), incumbent(64)), (name("b"), name("a")));
 }

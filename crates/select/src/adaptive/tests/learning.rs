@@ -4,7 +4,7 @@ use rand::SeedableRng;
 use super::{Bench, PROBING, arm, features, two_arms};
 use crate::adaptive::{
     AdaptiveConfig, AdaptivePolicy, ArmVerdict, ChoiceReason, Conditions, MachineLimits,
-    MemoryLevel, Mode, Recorded,
+    MemoryLevel, Mode, Outcome, Recorded,
 };
 
 fn bench(seed: u64) -> Bench {
@@ -166,4 +166,23 @@ fn what_one_context_learns_of_a_kernel_starts_the_next() {
         }
     }
     assert_eq!(bench.call(4096, &[150_000.0, 100_000.0]).0.kernel, 1);
+}
+
+/// A stall in a kernel's very first sample would else keep it from being probed for thousands of
+/// calls.
+#[test]
+fn a_stall_in_the_first_sample_is_not_believed() {
+    let mut policy = two_arms();
+    let first = policy.choose(&features(4), &PROBING, 0).unwrap();
+    let samples =
+        |policy: &AdaptivePolicy| policy.explain(&features(4)).considered[first.kernel].samples;
+    policy.record(first.ticket, Outcome::LatencyNs(1e6), 0);
+    assert_eq!(samples(&policy), 0.0);
+    // Twice is no accident.
+    for call in 1..100 {
+        let choice = policy.choose(&features(4), &PROBING, call).unwrap();
+        let ns = if choice.kernel == first.kernel { 1e6 } else { 1e5 };
+        policy.record(choice.ticket, Outcome::LatencyNs(ns), call);
+    }
+    assert!(samples(&policy) >= 1.0);
 }

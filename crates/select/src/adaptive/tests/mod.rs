@@ -8,6 +8,7 @@ mod parts;
 mod properties;
 mod replay;
 mod sweep;
+mod world;
 
 use chacha20::ChaCha8Rng;
 use rand::RngExt;

@@ -128,12 +128,34 @@ fn cusum_alarms_on_a_shift_and_not_on_a_stall() {
 #[test]
 fn the_budget_is_never_overdrawn() {
     let mut budget = ProbeBudget::default();
-    budget.earn(1000.0, 0.01, 0);
-    assert!(!budget.take(10.5) && budget.take(10.0) && !budget.take(0.1));
+    budget.earn(1000.0, 0.0, 0.01, 0);
+    assert!(!budget.take(10.5, 0) && budget.take(10.0, 0) && !budget.take(0.1, 0));
     budget.alarm(5);
-    budget.earn(1000.0, 0.01, 4);
-    assert!(budget.take(40.0) && !budget.take(0.1));
+    budget.earn(1000.0, 0.0, 0.01, 4);
+    assert!(budget.take(40.0, 0) && !budget.take(0.1, 0));
     budget.grant(1.0);
-    assert!(budget.take(1.0));
+    assert!(budget.take(1.0, 0));
     assert_eq!(budget.lost_ns(), 51.0);
+}
+
+/// However much was granted, only a five hundredth of ten seconds is lost in them, and what serving
+/// saves.
+#[test]
+fn losses_in_a_row_are_bounded() {
+    const SECOND: u64 = 1_000_000_000;
+    let mut budget = ProbeBudget::default();
+    budget.grant(1e12);
+    let lost = |budget: &mut ProbeBudget, second: u64| {
+        (0..1000).filter(|_| budget.take(1e6, second * SECOND)).count()
+    };
+    assert_eq!(lost(&mut budget, 100), 20);
+    assert_eq!(lost(&mut budget, 109), 0);
+    // Idle but for one second of work.
+    budget.earn(1e9, 0.0, 0.0, 112 * SECOND);
+    assert_eq!(lost(&mut budget, 112), 2);
+    budget.earn(1e9, 7e6, 0.0, 113 * SECOND);
+    assert_eq!(lost(&mut budget, 113), 9);
+    assert_eq!(lost(&mut budget, 200), 0);
+    budget.earn(1e9, -1e9, 0.0, 200 * SECOND);
+    assert_eq!(lost(&mut budget, 200), 2);
 }
