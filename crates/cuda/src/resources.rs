@@ -1,0 +1,138 @@
+//! What kernels take of a multiprocessor, as the compiler says: needs no GPU.
+
+use trellect_core::{BitTuple, Codebook, KernelId, LayerShape};
+
+use crate::Arch;
+use crate::catalogue::recipes;
+use crate::compile::{compile, compiler_is_present};
+use crate::device::NoDevice;
+use crate::layer::codebook_mask;
+
+/// Registers and memory of one entry point.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EntryResources {
+    /// Its name.
+    pub entry: String,
+    /// Registers of a thread.
+    pub registers: u32,
+    /// Bytes that a thread writes to memory since registers do not suffice.
+    pub spill_bytes: u32,
+    /// Bytes of shared memory of a block, besides what is asked for at the launch.
+    pub shared_bytes: u32,
+}
+
+/// A kernel's entry points, or the compiler's refusal with its log.
+pub type KernelResources = (KernelId, Result<Vec<EntryResources>, String>);
+
+/// Compiles every kernel for a layer of `shape` with `tuples` and `codebooks` among its experts for
+/// `arch`, which need not be that of this machine. Nothing is read from or left in the cache.
+///
+/// # Errors
+/// [`NoDevice::NoCompiler`] where there is no NVRTC.
+pub fn kernel_resources(
+    shape: &LayerShape,
+    tuples: &[BitTuple],
+    codebooks: &[Codebook],
+    arch: Arch,
+) -> Result<Vec<KernelResources>, NoDevice> {
+    if !compiler_is_present() {
+        return Err(NoDevice::NoCompiler);
+    }
+    let recipes = recipes(shape, tuples, codebook_mask(codebooks), arch);
+    let compile = |recipe: &crate::catalogue::Recipe| {
+        let compiled = compile(&recipe.request).map_err(|error| error.to_string());
+        (recipe.spec.id, compiled.map(|compiled| parse(&compiled.log)))
+    };
+    Ok(recipes.iter().map(compile).collect())
+}
+
+/// Reads what `--ptxas-options=-v` prints.
+fn parse(log: &str) -> Vec<EntryResources> {
+    let mut entries: Vec<EntryResources> = Vec::new();
+    for line in log.lines() {
+        if let Some((_, rest)) = line.split_once("Compiling entry function '") {
+            let entry = rest.split('\'').next().unwrap_or_default().into();
+            entries.push(EntryResources { entry, registers: 0, spill_bytes: 0, shared_bytes: 0 });
+        } else if let Some(entry) = entries.last_mut() {
+            let number = |unit| number_before(line, unit);
+            entry.registers = number(" registers").unwrap_or(entry.registers);
+            entry.spill_bytes = number(" bytes spill stores").unwrap_or(entry.spill_bytes);
+            entry.shared_bytes = number(" bytes smem").unwrap_or(entry.shared_bytes);
+        }
+    }
+    entries
+}
+
+fn number_before(line: &str, unit: &str) -> Option<u32> {
+    let before = &line[..line.find(unit)?];
+    before.rsplit(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    #[test]
+    fn the_compilers_words_are_understood() {
+        let log = "\
+ptxas info    : 0 bytes gmem
+ptxas info    : Compiling entry function 'down' for 'sm_90a'
+ptxas info    : Function properties for down
+ptxas         .     40 bytes stack frame, 36 bytes spill stores, 44 bytes spill loads
+ptxas info    : Used 127 registers, used 1 barriers, 40 bytes cumulative stack size, 16384 bytes smem
+ptxas info    : Compiling entry function 'route' for 'sm_90a'
+ptxas         .     0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads
+ptxas info    : Used 32 registers, used 1 barriers
+";
+        let entry = |entry: &str, registers, spill_bytes, shared_bytes| EntryResources {
+            entry: entry.into(),
+            registers,
+            spill_bytes,
+            shared_bytes,
+        };
+        assert_eq!(parse(log), [entry("down", 127, 36, 16384), entry("route", 32, 0, 0)]);
+    }
+
+    /// Every width and codebook, a mix in one launch, odd shapes, and every architecture that the
+    /// kernels are written for; what was tuned must not spill.
+    #[test]
+    #[ignore = "needs NVRTC: `cargo xtask kernels` fetches it"]
+    fn every_kernel_compiles_for_every_architecture() {
+        let tuple = |text: &str| text.parse::<BitTuple>().unwrap();
+        let mixed = ["6,2,3", "6,3,4", "6,2,4"].map(tuple);
+        let all =
+            ["1,8,5", "2,7,6", "3,6,7", "4,5,8", "5,4,1", "6,3,2", "7,2,3", "8,1,4"].map(tuple);
+        let mul1 = &[Codebook::Mul1][..];
+        let cases = [
+            ((2048, 1536), vec![tuple("2,2,2")], mul1, true),
+            ((2048, 1536), vec![tuple("4,4,4")], mul1, true),
+            ((4096, 1408), mixed.to_vec(), mul1, true),
+            ((2048, 768), vec![tuple("3,5,7")], &[Codebook::Mcg], false),
+            ((128, 384), vec![tuple("1,8,6")], &[Codebook::ThreeInst], false),
+            ((200, 300), all.to_vec(), &Codebook::ALL, false),
+        ];
+        let arch = |major, minor| Arch { major, minor };
+        let mut worst = BTreeMap::new();
+        for arch in [arch(8, 0), arch(8, 9), arch(9, 0)] {
+            for ((hidden, intermediate), tuples, codebooks, tuned) in &cases {
+                let shape = LayerShape::new(*hidden, *intermediate, 64).unwrap();
+                let kernels = kernel_resources(&shape, tuples, codebooks, arch).unwrap();
+                for (kernel, entries) in kernels {
+                    let entries = entries.unwrap_or_else(|log| panic!("{log}"));
+                    assert!(!entries.is_empty(), "{kernel} has no entry point");
+                    for EntryResources { entry, registers, spill_bytes, .. } in entries {
+                        let at = (arch, kernel.plain(), entry);
+                        assert!(!tuned || spill_bytes == 0, "{at:?} spills {spill_bytes} bytes");
+                        let most = worst.entry(at).or_insert((0, 0));
+                        *most = (registers.max(most.0), spill_bytes.max(most.1));
+                    }
+                }
+            }
+        }
+        for ((arch, kernel, entry), (registers, spills)) in worst {
+            println!("{arch} {kernel} {entry}: {registers} registers, {spills} bytes spilled");
+        }
+    }
+}
