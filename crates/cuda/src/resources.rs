@@ -96,7 +96,7 @@ ptxas info    : Used 32 registers, used 1 barriers
     }
 
     /// Every width and codebook, a mix in one launch, odd shapes, and every architecture that the
-    /// kernels are written for; what was tuned must not spill.
+    /// kernels are written for; what was tuned, on Hopper, must not spill.
     #[test]
     #[ignore = "needs NVRTC: `cargo xtask kernels` fetches it"]
     fn every_kernel_compiles_for_every_architecture() {
@@ -124,6 +124,7 @@ ptxas info    : Used 32 registers, used 1 barriers
                     assert!(!entries.is_empty(), "{kernel} has no entry point");
                     for EntryResources { entry, registers, spill_bytes, .. } in entries {
                         let at = (arch, kernel.plain(), entry);
+                        let tuned = *tuned && arch == Arch::HOPPER;
                         assert!(!tuned || spill_bytes == 0, "{at:?} spills {spill_bytes} bytes");
                         let most = worst.entry(at).or_insert((0, 0));
                         *most = (registers.max(most.0), spill_bytes.max(most.1));
