@@ -9,7 +9,7 @@
 //   combine (ORDERED only) adds the shares up in a fixed order, so that equal input gives equal bits
 //
 // Geometry: 256 threads.
-//   route    grid 1 + 2 * pairs
+//   route    grid 1 + pairs
 //   gate_up  grid (INTERMEDIATE / 128, gate-up slices, most tiles)
 //   swiglu   grid pairs
 //   down     grid (HIDDEN / 128, down slices, most tiles)
@@ -39,27 +39,10 @@ struct Batch {
 };
 
 extern "C" __global__ void __launch_bounds__(THREADS) route(Layer layer, Call call, Batch batch) {
-    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, pairs = call.num_tokens * call.top_k;
-    wait_for_previous();
-    launch_dependents();
-    if (blockIdx.x == 0) return sort_pairs<ROWS>(layer, call, batch.sorted, batch.tiles, batch.tile_count);
-    const int pair = (blockIdx.x - 1) / 2, up = (blockIdx.x - 1) % 2, token = pair / call.top_k;
-    if (!ORDERED && up && pair % call.top_k == 0) {
-        // `down` adds to the output.
-        for (int i = threadIdx.x; i < layer.hidden_logical; i += THREADS) call.out[(u64)token * layer.hidden_logical + i] = 0.f;
-    }
-    const Expert& expert = layer.experts[call.topk_ids[pair]];
-    const u16* suh = up ? expert.up.suh : expert.gate.suh;
-    const int row = up * pairs + pair;
-    uint4* to = batch.x + (u64)row * PARTS * (HIDDEN / 8);
-    const auto rotate = [&](int block) {
-        const int at = block * HADAMARD + 4 * lane;
-        return hadamard128(load_hidden(call, layer.hidden_logical, token, at) * load_scales(suh + at), lane);
-    };
-    const float scale = scale_row<HIDDEN>(warp, lane, rotate, [&](int block, float4 v) {
-        store_activations<4>(to, to + HIDDEN / 8, block * HADAMARD + 4 * lane, v);
+    route_pairs<ROWS>(layer, call, batch.sorted, batch.tiles, batch.tile_count, batch.x_scale, !ORDERED, [&](int row, int at, float4 v) {
+        uint4* to = batch.x + (u64)row * PARTS * (HIDDEN / 8);
+        store_activations<4>(to, to + HIDDEN / 8, at, v);
     });
-    if (threadIdx.x == 0) batch.x_scale[row] = scale;
 }
 
 // acc += `count` chunks times the activations of ROW_TILES tiles of rows; DEPTH chunks are on their way at a time.
@@ -142,7 +125,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) swiglu(Layer layer, Call c
         return hadamard128(h * load_scales(expert.down.suh + at), lane);
     };
     uint4* to = batch.h + (u64)pair * PARTS * (INTERMEDIATE / 8);
-    const float scale = scale_row<INTERMEDIATE>(warp, lane, value, [&](int block, float4 v) {
+    const float scale = scale_row<INTERMEDIATE, WARPS>(warp, lane, value, [&](int block, float4 v) {
         store_activations<4>(to, to + INTERMEDIATE / 8, block * HADAMARD + 4 * lane, v);
     });
     if (threadIdx.x == 0) batch.h_scale[pair] = scale;

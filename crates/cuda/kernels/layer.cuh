@@ -59,19 +59,27 @@ __device__ __forceinline__ void unpack_half2(float& lo, float& hi, u32 packed) {
 
 // Elements `at .. at+3` of a row of hidden states; those past its logical end are zero.
 __device__ __forceinline__ float4 load_hidden(const Call& call, int logical, int token, int at) {
+    const u64 first = (u64)token * logical + at;
+    if (at + 3 < logical && logical % 4 == 0 && ((u64)call.hidden & 15) == 0) {
+        if (call.dtype == 0) return __ldg((const float4*)((const float*)call.hidden + first));
+        const uint2 raw = __ldg((const uint2*)((const u16*)call.hidden + first));
+        float4 v;
+        if (call.dtype == 1) {
+            unpack_half2(v.x, v.y, raw.x);
+            unpack_half2(v.z, v.w, raw.y);
+        } else {
+            v = make_float4(__uint_as_float(raw.x << 16), __uint_as_float(raw.x & 0xffff0000u), __uint_as_float(raw.y << 16),
+                            __uint_as_float(raw.y & 0xffff0000u));
+        }
+        return v;
+    }
     float v[4];
-    const u64 base = (u64)token * logical + at;
 #pragma unroll
     for (int i = 0; i < 4; i++) {
         v[i] = 0.f;
-        if (at + i < logical) {
-            if (call.dtype == 0) {
-                v[i] = ((const float*)call.hidden)[base + i];
-            } else {
-                const u16 raw = ((const u16*)call.hidden)[base + i];
-                v[i] = call.dtype == 1 ? half_to_float(raw) : __uint_as_float((u32)raw << 16);
-            }
-        }
+        if (at + i >= logical) continue;
+        const u16* half = (const u16*)call.hidden + first + i;
+        v[i] = call.dtype == 0 ? ((const float*)call.hidden)[first + i] : call.dtype == 1 ? half_to_float(*half) : __uint_as_float((u32)*half << 16);
     }
     return make_float4(v[0], v[1], v[2], v[3]);
 }
@@ -79,6 +87,12 @@ __device__ __forceinline__ float4 load_hidden(const Call& call, int logical, int
 // out[token][at .. at+3] += v, those past the row's logical end left out.
 __device__ __forceinline__ void add_output(const Call& call, int logical, int token, int at, float4 v) {
     float* to = call.out + (u64)token * logical + at;
+#if __CUDA_ARCH__ >= 900
+    if (at + 3 < logical && ((u64)to & 15) == 0) {
+        asm volatile("red.global.add.v4.f32 [%0], {%1, %2, %3, %4};" ::"l"(to), "f"(v.x), "f"(v.y), "f"(v.z), "f"(v.w) : "memory");
+        return;
+    }
+#endif
     if (at < logical) atomicAdd(to, v.x);
     if (at + 1 < logical) atomicAdd(to + 1, v.y);
     if (at + 2 < logical) atomicAdd(to + 2, v.z);
@@ -119,20 +133,23 @@ __device__ __forceinline__ float4 hadamard128(float4 v, int lane) {
     return v * 0.08838834764831845f;
 }
 
-__device__ __forceinline__ float warp_max_abs(float4 v) {
-    float m = fmaxf(fmaxf(fabsf(v.x), fabsf(v.y)), fmaxf(fabsf(v.z), fabsf(v.w)));
+__device__ __forceinline__ float max_abs(float4 v) {
+    return fmaxf(fmaxf(fabsf(v.x), fabsf(v.y)), fmaxf(fabsf(v.z), fabsf(v.w)));
+}
+
+__device__ __forceinline__ float warp_max(float m) {
 #pragma unroll
     for (int mask = 16; mask > 0; mask /= 2) m = fmaxf(m, __shfl_xor_sync(~0u, m, mask));
     return m;
 }
 
-// A power of two that brings values of at most `max_abs` to the top of f16's range, and its inverse:
+// A power of two that brings values of at most `largest` to the top of f16's range, and its inverse:
 // activations of any size keep f16's full precision.
 struct Scale {
     float up, down;
 };
-__device__ __forceinline__ Scale half_scale(float max_abs) {
-    const int exponent = min(max((int)(__float_as_uint(max_abs) >> 23), 20), 250);
+__device__ __forceinline__ Scale half_scale(float largest) {
+    const int exponent = min(max((int)(__float_as_uint(largest) >> 23), 20), 250);
     return {__uint_as_float((u32)(268 - exponent) << 23), __uint_as_float((u32)(exponent - 14) << 23)};
 }
 

@@ -51,9 +51,9 @@ __device__ __forceinline__ bool collect_rows(Rows& rows, const Call& call, int m
 
 template <int BLOCKS>
 __device__ __forceinline__ float row_max(const float (&largest)[ROWS][BLOCKS], int row, int blocks) {
-    float max_abs = 0.f;
-    for (int block = 0; block < blocks; block++) max_abs = fmaxf(max_abs, largest[row][block]);
-    return max_abs;
+    float m = 0.f;
+    for (int block = 0; block < blocks; block++) m = fmaxf(m, largest[row][block]);
+    return m;
 }
 
 // Scales `count` rows of rotated values, given by value(row, block) to a warp at a time, to f16 activations.
@@ -68,8 +68,8 @@ __device__ __forceinline__ void stage(uint4* fragments, float (&largest)[ROWS][B
         const int row = (i * TEAM + member) / BLOCKS, block = (i * TEAM + member) % BLOCKS;
         if (row < count && block < blocks) {
             v[i] = value(row, block);
-            const float max_abs = warp_max_abs(v[i]);
-            if (lane == 0) largest[row][block] = max_abs;
+            const float m = warp_max(max_abs(v[i]));
+            if (lane == 0) largest[row][block] = m;
         }
     }
     __syncthreads();

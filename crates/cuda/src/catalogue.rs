@@ -10,7 +10,7 @@ use trellect_core::{
 use crate::Arch;
 use crate::compile::Request;
 use crate::layer::Widths;
-use crate::plan::{Batch, Plan, Sizes, SmallBatch, workspace};
+use crate::plan::{Batch, LargeBatch, Plan, Sizes, SmallBatch, workspace};
 
 /// A kernel and how to make it.
 pub(crate) struct Recipe {
@@ -23,6 +23,10 @@ pub(crate) struct Recipe {
 impl Recipe {
     /// The kernel's figures, or why no device can run it on such a layer.
     pub(crate) fn candidate(&self) -> Candidate {
+        if let Some(only) = self.plan.only_arch().filter(|&only| only != self.request.arch) {
+            let why = WhyNot::NotBuilt(format!("is written for {only} alone").into());
+            return Err(Rejection { kernel: self.spec.id, why });
+        }
         let most = self.plan.max_experts();
         if self.sizes.num_experts > most {
             let why = WhyNot::NotBuilt(format!("computes at most {most} experts").into());
@@ -82,6 +86,7 @@ fn offers_of_class(exact: bool) -> Vec<Offer> {
         batch(Family::Base, "ordered", 1, 3, 2, 1),
     ];
     if !exact {
+        offers.push(offer(Family::LargeBatch, "wgmma", Arc::new(LargeBatch)));
         offers.push(batch(Family::LargeBatch, "r32", 4, 2, 1, 1));
         offers.push(batch(Family::LargeBatch, "r64", 8, 2, 1, 1));
     }
@@ -205,6 +210,20 @@ mod tests {
         assert!(!runnable.is_empty());
         let text = refused[0].as_ref().unwrap_err().to_string();
         assert!(text.ends_with("could not be built: computes at most 1024 experts"), "{text}");
+    }
+
+    #[test]
+    fn other_architectures_lack_what_is_written_for_hopper() {
+        let shape = LayerShape::new(256, 128, 4).unwrap();
+        let refused = |arch| {
+            let recipes = recipes(&shape, &[tuple("2,2,2")], 1, arch);
+            let rejections = recipes.iter().filter_map(|recipe| recipe.candidate().err());
+            rejections.map(|rejection| rejection.to_string()).collect::<Vec<_>>()
+        };
+        assert_eq!(refused(Arch::HOPPER), Vec::<String>::new());
+        let expected = "moe_trellis_swiglu_large_batch@cuda.wgmma: could not be built: is written \
+                        for sm_90a alone";
+        assert_eq!(refused(Arch { major: 8, minor: 9 }), [expected]);
     }
 
     #[test]

@@ -55,7 +55,8 @@ impl CudaLayer {
     ) -> Result<Arc<Self>, PrepareError> {
         let arch = device.facts.arch;
         let recipes = recipes(weights.shape(), weights.tuples(), weights.codebooks(), arch);
-        let any_tuple = recipes.iter().filter(|recipe| recipe.spec.id.tuple.is_none());
+        let runnable = recipes.iter().filter(|recipe| recipe.candidate().is_ok());
+        let any_tuple = runnable.filter(|recipe| recipe.spec.id.tuple.is_none());
         let now: HashSet<_> = any_tuple.map(|recipe| recipe.request.clone()).collect();
         thread::scope(|scope| {
             for request in &now {
@@ -70,9 +71,9 @@ impl CudaLayer {
         };
         let mut later = Vec::new();
         for (index, recipe) in recipes.into_iter().enumerate() {
-            match now.contains(&recipe.request) {
-                true => table.set(index, build(&modules, &recipe)),
-                false => later.push((index, recipe)),
+            match recipe.spec.id.tuple.is_some() && !now.contains(&recipe.request) {
+                true => later.push((index, recipe)),
+                false => table.set(index, build(&modules, &recipe)),
             }
         }
         if table.kernels.iter().all(Option::is_none) {

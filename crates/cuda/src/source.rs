@@ -14,10 +14,11 @@ pub(crate) struct Unit {
     pub(crate) source: &'static str,
 }
 
-pub(crate) static HEADERS: [Header; 4] = [
+pub(crate) static HEADERS: [Header; 5] = [
     Header { name: "activations.cuh", source: include_str!("../kernels/activations.cuh") },
     Header { name: "route.cuh", source: include_str!("../kernels/route.cuh") },
     Header { name: "layer.cuh", source: include_str!("../kernels/layer.cuh") },
+    Header { name: "wgmma.cuh", source: include_str!("../kernels/wgmma.cuh") },
     Header { name: "trellis.cuh", source: include_str!("../kernels/trellis.cuh") },
 ];
 
@@ -26,3 +27,6 @@ pub(crate) static SMALL_BATCH: Unit =
 
 pub(crate) static BATCH: Unit =
     Unit { name: "batch.cu", source: include_str!("../kernels/batch.cu") };
+
+pub(crate) static LARGE_BATCH: Unit =
+    Unit { name: "large_batch.cu", source: include_str!("../kernels/large_batch.cu") };

@@ -21,9 +21,16 @@ pub(crate) struct Batch {
 }
 
 /// Keeps every dimension of a grid far below 65536.
-const MAX_PAIRS: usize = 1 << 16;
+pub(super) const MAX_PAIRS: usize = 1 << 16;
 /// `MAX_EXPERTS` of `kernels/route.cuh`.
-const MAX_EXPERTS: usize = 1024;
+pub(super) const MAX_EXPERTS: usize = 1024;
+/// `Tile` of the same file; a tile has at least one pair.
+pub(super) const TILE_BYTES: usize = 16;
+
+/// Most tiles of at most `rows` rows that `pairs` pairs make.
+pub(super) fn most_tiles(sizes: &Sizes, pairs: usize, rows: usize) -> usize {
+    pairs.min(sizes.num_experts + pairs / rows)
+}
 
 const fn entry(name: &'static str, threads: u32) -> Entry {
     Entry { name, threads, shared_bytes: 0, dependent: true }
@@ -76,12 +83,12 @@ impl Plan for Batch {
     }
 
     fn grid(&self, entry: usize, sizes: &Sizes, tokens: usize, pairs: usize) -> [u32; 3] {
-        let most_tiles = pairs.min(sizes.num_experts + pairs / self.rows());
+        let tiles = most_tiles(sizes, pairs, self.rows());
         let product = |outputs: usize, inputs: usize, slice: usize| {
-            [outputs / HADAMARD, inputs.div_ceil(slice), most_tiles]
+            [outputs / HADAMARD, inputs.div_ceil(slice), tiles]
         };
         let grid = match entry {
-            0 => [1 + 2 * pairs, 1, 1],
+            0 => [1 + pairs, 1, 1],
             1 => product(sizes.intermediate, sizes.hidden, self.gate_up_slice(sizes)),
             2 => [pairs, 1, 1],
             3 => product(sizes.hidden, sizes.intermediate, self.down_slice(sizes)),
@@ -102,8 +109,7 @@ impl Plan for Batch {
             activations(intermediate),
             size_of::<f32>(),
             size_of::<i32>(),
-            // A tile is four integers, and has at least one pair.
-            4 * size_of::<i32>(),
+            TILE_BYTES,
         ]
         .map(Region::per_pair)
         .into();
@@ -164,7 +170,7 @@ mod tests {
         // 17 pairs on four experts are up to five tiles of eight, and fit six.
         assert_eq!(plan.grid(1, &sizes, 17, 17), [12, 2, 6]);
         assert_eq!(plan.grid(3, &sizes, 3, 3), [16, 1, 3]);
-        assert_eq!(plan.grid(0, &sizes, 3, 3), [7, 1, 1]);
+        assert_eq!(plan.grid(0, &sizes, 3, 3), [4, 1, 1]);
         assert_eq!(plan.grid(4, &sizes, 5, 10), [16, 5, 1]);
         for (entry, pairs) in (0..5).flat_map(|entry| [1, 9, MAX_PAIRS].map(|p| (entry, p))) {
             let [_, y, z] = plan.grid(entry, &sizes, pairs, pairs);

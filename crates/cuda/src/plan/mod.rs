@@ -2,13 +2,16 @@
 //! `kernels/`, whose header comment states the same.
 
 mod batch;
+mod large_batch;
 mod small_batch;
 
 use trellect_core::{HADAMARD, LayerShape, WorkspaceModel};
 
+use crate::Arch;
 use crate::source::Unit;
 
 pub(crate) use batch::Batch;
+pub(crate) use large_batch::LargeBatch;
 pub(crate) use small_batch::SmallBatch;
 
 /// Sizes of a layer and its device that plans depend on.
@@ -54,6 +57,11 @@ pub(crate) trait Plan: Send + Sync {
     /// Most experts of a layer.
     fn max_experts(&self) -> usize {
         usize::MAX
+    }
+
+    /// The only architecture that it is written for, if it is written for one.
+    fn only_arch(&self) -> Option<Arch> {
+        None
     }
 
     /// Whether it is of class `exact`, else of class `half`.
