@@ -7,6 +7,7 @@
 
 mod args;
 mod cmd;
+mod device;
 mod facts;
 mod output;
 mod peak_memory;

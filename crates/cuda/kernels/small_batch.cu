@@ -85,15 +85,20 @@ __device__ __forceinline__ void stage(uint4* fragments, float (&largest)[ROWS][B
     __syncthreads();
 }
 
-// acc += `count` chunks times activations; four chunks are on their way at a time.
-template <int K, int CODEBOOK>
-__device__ __forceinline__ void multiply(float (&acc)[2][1][4], const u32* chunk, int count, const uint4* fragments, int lane) {
+// acc = `count` chunks times activations, which stage_rows() prepares while the first weights are on their way; four
+// chunks are on their way at a time.
+template <int K, int CODEBOOK, class Stage>
+__device__ __forceinline__ void multiply(float (&acc)[2][1][4], const u32* chunk, int count, const uint4* fragments, int lane,
+                                         Stage&& stage_rows) {
     constexpr int DEPTH = 4, STRIDE = 4 * 32 * K;
     u32 ring[DEPTH][K];
 #pragma unroll
     for (int d = 0; d < DEPTH; d++) {
         if (d < count) load_chunk<K>(ring[d], chunk + d * STRIDE, lane);
     }
+    stage_rows();
+#pragma unroll
+    for (int i = 0; i < 8; i++) acc[i / 4][0][i % 4] = 0.f;
     for (int i = 0; i < count; i += DEPTH) {
 #pragma unroll
         for (int d = 0; d < DEPTH; d++) {
@@ -138,13 +143,14 @@ extern "C" __global__ void __launch_bounds__(THREADS, 3) gate_up(Layer layer, Ca
     if (!collect_rows(rows, call, mine, expert)) return;
     for (int row0 = 0; row0 < rows.count; row0 += ROWS) {
         const int count = min((int)ROWS, rows.count - row0), blocks = length / HADAMARD;
-        stage<BLOCKS, 4>(fragments[up], largest[up], count, blocks, member, lane, [&](int row, int block) {
+        const auto rotate = [&](int row, int block) {
             const int at = first + block * HADAMARD + 4 * lane, token = rows.pair[row0 + row] / call.top_k;
             return hadamard128(load_hidden(call, layer.hidden_logical, token, at) * load_scales(suh + at), lane);
-        });
-        float acc[2][1][4] = {};
-        auto run = [&]<int K, int CODEBOOK>() {
-            multiply<K, CODEBOOK>(acc, chunk + member * 32 * K, length / 32, fragments[up], lane);
+        };
+        float acc[2][1][4];
+        const auto run = [&]<int K, int CODEBOOK>() {
+            multiply<K, CODEBOOK>(acc, chunk + member * 32 * K, length / 32, fragments[up], lane,
+                                  [&] { stage<BLOCKS, 4>(fragments[up], largest[up], count, blocks, member, lane, rotate); });
         };
         if (up) with_linear_type<UP_WIDTHS>(bits, linear->codebook, run);
         else with_linear_type<GATE_WIDTHS>(bits, linear->codebook, run);
@@ -167,7 +173,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 3) down(Layer layer, Call 
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     const int group = blockIdx.x, split = blockIdx.y, mine = blockIdx.z;
     const int first = split * DOWN_SLICE, length = min(DOWN_SLICE, INTERMEDIATE - first);
-    const int pairs = call.num_tokens * call.top_k, splits = (HIDDEN + GATE_UP_SLICE - 1) / GATE_UP_SLICE;
+    constexpr int splits = (HIDDEN + GATE_UP_SLICE - 1) / GATE_UP_SLICE;
+    const int pairs = call.num_tokens * call.top_k;
     // Warps 0 to 3 compute 32 columns each of the first half of the slice, the others of the second.
     const int half = warp / 4, member = warp % 4;
 
@@ -178,12 +185,10 @@ extern "C" __global__ void __launch_bounds__(THREADS, 3) down(Layer layer, Call 
     const u32* chunk = weights.down.trellis + chunk_words(group, INTERMEDIATE, first, bits);
     if (threadIdx.x == 0) prefetch(chunk, length * 16 * bits);
     if (!collect_rows(rows, call, mine, expert)) return;
-    wait_for_previous();
-    launch_dependents();
 
     for (int row0 = 0; row0 < rows.count; row0 += ROWS) {
-        const int count = min((int)ROWS, rows.count - row0), blocks = length / HADAMARD;
-        stage<BLOCKS, 8>(fragments, largest, count, blocks, warp, lane, [&](int row, int block) {
+        const int count = min((int)ROWS, rows.count - row0), blocks = length / HADAMARD, chunks = length / 64;
+        const auto activate = [&](int row, int block) {
             const int at = first + block * HADAMARD + 4 * lane;
             const u64 stride = (u64)pairs * 2 * INTERMEDIATE;
             const float* partial = small.partial + (u64)rows.pair[row0 + row] * 2 * INTERMEDIATE + at;
@@ -192,11 +197,14 @@ extern "C" __global__ void __launch_bounds__(THREADS, 3) down(Layer layer, Call 
             float4 h = make_float4(silu(gate.x), silu(gate.y), silu(gate.z), silu(gate.w)) * up;
             h = keep_logical(h, at, layer.intermediate_logical);
             return hadamard128(h * load_scales(weights.down.suh + at), lane);
-        });
-        float acc[2][1][4] = {};
-        const int chunks = length / 64;
+        };
+        float acc[2][1][4];
         with_linear_type<DOWN_WIDTHS>(bits, weights.down.codebook, [&]<int K, int CODEBOOK>() {
-            multiply<K, CODEBOOK>(acc, chunk + (half * chunks * 4 + member) * 32 * K, chunks, fragments + half * chunks * 32, lane);
+            multiply<K, CODEBOOK>(acc, chunk + (half * chunks * 4 + member) * 32 * K, chunks, fragments + half * chunks * 32, lane, [&] {
+                wait_for_previous();
+                launch_dependents();
+                stage<BLOCKS, 8>(fragments, largest, count, blocks, warp, lane, activate);
+            });
         });
         each_sum<1>(acc, count, lane, [&](int row, int column, float sum) { sums[half][row][member * 32 + column] = sum; });
         __syncthreads();

@@ -86,7 +86,12 @@ fn offers_of_class(exact: bool) -> Vec<Offer> {
         batch(Family::Base, "ordered", 1, 3, 2, 1),
     ];
     if !exact {
-        offers.push(offer(Family::LargeBatch, "wgmma", Arc::new(LargeBatch)));
+        let wgmma = |variant, rows, blocks_per_sm| {
+            let plan = Arc::new(LargeBatch { rows, blocks_per_sm });
+            offer(Family::LargeBatch, variant, plan)
+        };
+        offers.push(wgmma("wgmma160", 160, 1));
+        offers.push(wgmma("wgmma64", 64, 2));
         offers.push(batch(Family::LargeBatch, "r32", 4, 2, 1, 1));
         offers.push(batch(Family::LargeBatch, "r64", 8, 2, 1, 1));
     }
@@ -221,9 +226,11 @@ mod tests {
             rejections.map(|rejection| rejection.to_string()).collect::<Vec<_>>()
         };
         assert_eq!(refused(Arch::HOPPER), Vec::<String>::new());
-        let expected = "moe_trellis_swiglu_large_batch@cuda.wgmma: could not be built: is written \
-                        for sm_90a alone";
-        assert_eq!(refused(Arch { major: 8, minor: 9 }), [expected]);
+        let expected = ["wgmma160", "wgmma64"].map(|variant| {
+            let kernel = format!("moe_trellis_swiglu_large_batch@cuda.{variant}");
+            format!("{kernel}: could not be built: is written for sm_90a alone")
+        });
+        assert_eq!(refused(Arch { major: 8, minor: 9 }), expected);
     }
 
     #[test]

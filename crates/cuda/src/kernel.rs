@@ -70,7 +70,7 @@ impl Kernel {
         };
         let module = modules.get(request)?;
         let mut functions = Vec::new();
-        for &entry in recipe.plan.entries() {
+        for entry in recipe.plan.entries() {
             let function = module.load_function(entry.name).map_err(failed)?;
             let attribute = CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
             function.set_attribute(attribute, int(entry.shared_bytes as usize)).map_err(failed)?;
@@ -141,7 +141,6 @@ impl Kernel {
             pad: [0; 4],
             value: CUlaunchAttributeValue { programmaticStreamSerializationAllowed: 1 },
         };
-        let dependent = entry.dependent && self.dependent_launch;
         let config = CUlaunchConfig {
             gridDimX: grid[0],
             gridDimY: grid[1],
@@ -152,7 +151,7 @@ impl Kernel {
             sharedMemBytes: entry.shared_bytes,
             hStream: stream.cu_stream(),
             attrs: &raw mut attribute,
-            numAttrs: dependent.into(),
+            numAttrs: self.dependent_launch.into(),
         };
         // SAFETY: the configuration, its attribute and the parameters live until the call ends, and
         // the driver copies them.

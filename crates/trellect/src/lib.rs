@@ -37,6 +37,8 @@ mod report;
 pub use dispatcher::{Dispatcher, DispatcherError, DispatcherOptions, ForwardError, prepare};
 pub use pattern::ActivationPattern;
 pub use report::{Fallback, Report};
+#[cfg(feature = "cuda")]
+pub use trellect_cuda as cuda;
 pub use {
     trellect_core as core, trellect_cpu as cpu, trellect_exl3 as exl3, trellect_select as select,
 };

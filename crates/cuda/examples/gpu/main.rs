@@ -80,12 +80,9 @@ struct TimeArguments {
     /// The numeric class.
     #[arg(long, default_value = "half", value_parser = parse_class)]
     numeric: NumericClass,
-    /// Write everything here, as JSON.
+    /// Write `table.json` and `table.md` into this directory.
     #[arg(long)]
-    json: Option<PathBuf>,
-    /// Write the table of the fastest kernels here, as Markdown.
-    #[arg(long)]
-    markdown: Option<PathBuf>,
+    out: Option<PathBuf>,
 }
 
 fn parse_arch(text: &str) -> Result<Arch, String> {

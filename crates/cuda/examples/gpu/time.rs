@@ -74,12 +74,14 @@ pub(crate) fn run(backend: &CudaBackend, arguments: &TimeArguments) -> anyhow::R
     let report = Report { machine, method: METHOD, cells };
     let markdown = report.markdown();
     println!("{markdown}");
-    if let Some(path) = &arguments.markdown {
-        fs::write(path, markdown).with_context(|| path.display().to_string())?;
-    }
-    if let Some(path) = &arguments.json {
-        let json = serde_json::to_string_pretty(&report)?;
-        fs::write(path, json + "\n").with_context(|| path.display().to_string())?;
+    if let Some(folder) = &arguments.out {
+        let write = |name: &str, text: String| {
+            let path = folder.join(name);
+            fs::write(&path, text).with_context(|| path.display().to_string())
+        };
+        fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
+        write("table.md", markdown)?;
+        write("table.json", serde_json::to_string_pretty(&report)? + "\n")?;
     }
     Ok(())
 }

@@ -32,18 +32,6 @@ pub(super) fn most_tiles(sizes: &Sizes, pairs: usize, rows: usize) -> usize {
     pairs.min(sizes.num_experts + pairs / rows)
 }
 
-const fn entry(name: &'static str, threads: u32) -> Entry {
-    Entry { name, threads, shared_bytes: 0, dependent: true }
-}
-
-const ENTRIES: [Entry; 5] = [
-    entry("route", 256),
-    entry("gate_up", 256),
-    entry("swiglu", 256),
-    entry("down", 256),
-    entry("combine", HADAMARD as u32),
-];
-
 impl Batch {
     /// Class `exact` splits every activation in two.
     fn parts(&self) -> usize {
@@ -78,8 +66,14 @@ impl Plan for Batch {
         ]
     }
 
-    fn entries(&self) -> &'static [Entry] {
-        if self.ordered { &ENTRIES } else { &ENTRIES[..4] }
+    fn entries(&self) -> Vec<Entry> {
+        let entry = |name, threads| Entry { name, threads, shared_bytes: 0 };
+        let mut entries =
+            ["route", "gate_up", "swiglu", "down"].map(|name| entry(name, 256)).to_vec();
+        if self.ordered {
+            entries.push(entry("combine", HADAMARD as u32));
+        }
+        entries
     }
 
     fn grid(&self, entry: usize, sizes: &Sizes, tokens: usize, pairs: usize) -> [u32; 3] {

@@ -1,4 +1,4 @@
-//! `kernels/large_batch.cu`: many tokens, every weight decoded once for up to 128 rows of its
+//! `kernels/large_batch.cu`: many tokens, every weight decoded once for up to 160 rows of its
 //! expert and fed to Hopper's matrix unit from registers.
 
 use half::f16;
@@ -9,25 +9,24 @@ use super::{Entry, Plan, Region, Sizes};
 use crate::Arch;
 use crate::source::{LARGE_BATCH, Unit};
 
-/// It has nothing to choose.
+/// How many rows a block multiplies.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct LargeBatch;
-
-/// `MAX_ROWS` of the kernels.
-const MAX_ROWS: usize = 128;
-/// `SHARED_BYTES` of the kernels: the sums of two column groups, padded, and what aligning takes.
-const SHARED_BYTES: u32 = 1024 + 2 * MAX_ROWS as u32 * (HADAMARD as u32 + 4) * 4;
-
-const fn entry(name: &'static str, threads: u32, shared_bytes: u32) -> Entry {
-    Entry { name, threads, shared_bytes, dependent: true }
+pub(crate) struct LargeBatch {
+    /// 64 or 160.
+    pub(crate) rows: usize,
+    /// Blocks that shall fit a multiprocessor: the compiler's limit on registers.
+    pub(crate) blocks_per_sm: u32,
 }
 
-const ENTRIES: [Entry; 4] = [
-    entry("route", 256, 0),
-    entry("gate_up", 512, SHARED_BYTES),
-    entry("level", 256, 0),
-    entry("down", 512, SHARED_BYTES),
-];
+impl LargeBatch {
+    /// `SHARED_BYTES` of the kernels: four stages of 64 rows of two operands, or the sums of two
+    /// column groups, padded; and what aligning takes.
+    fn shared_bytes(&self) -> u32 {
+        let stages = 2 * 4 * self.rows * 64 * size_of::<f16>();
+        let sums = 2 * self.rows * (HADAMARD + 4) * size_of::<f32>();
+        1024 + stages.max(sums) as u32
+    }
+}
 
 impl Plan for LargeBatch {
     fn unit(&self) -> &'static Unit {
@@ -35,15 +34,17 @@ impl Plan for LargeBatch {
     }
 
     fn defines(&self, _sizes: &Sizes) -> Vec<(&'static str, u32)> {
-        Vec::new()
+        vec![("MAX_ROWS", self.rows as u32), ("BLOCKS_PER_SM", self.blocks_per_sm)]
     }
 
-    fn entries(&self) -> &'static [Entry] {
-        &ENTRIES
+    fn entries(&self) -> Vec<Entry> {
+        let entry = |name, shared_bytes| Entry { name, threads: 256, shared_bytes };
+        let shared = self.shared_bytes();
+        vec![entry("route", 0), entry("gate_up", shared), entry("level", 0), entry("down", shared)]
     }
 
     fn grid(&self, entry: usize, sizes: &Sizes, _tokens: usize, pairs: usize) -> [u32; 3] {
-        let tiles = most_tiles(sizes, pairs, MAX_ROWS);
+        let tiles = most_tiles(sizes, pairs, self.rows);
         let grid = match entry {
             0 => [1 + pairs, 1, 1],
             1 => [sizes.intermediate / HADAMARD, tiles, 1],
@@ -87,7 +88,7 @@ impl Plan for LargeBatch {
     }
 
     fn rows_per_decode(&self) -> usize {
-        MAX_ROWS
+        self.rows
     }
 
     fn is_deterministic(&self) -> bool {

@@ -43,7 +43,7 @@ pub(crate) trait Plan: Send + Sync {
     fn defines(&self, sizes: &Sizes) -> Vec<(&'static str, u32)>;
 
     /// Its entry points, in the order in which a call launches them.
-    fn entries(&self) -> &'static [Entry];
+    fn entries(&self) -> Vec<Entry>;
 
     /// The grid of an entry point for `pairs` pairs of `tokens` tokens, at least one.
     fn grid(&self, entry: usize, sizes: &Sizes, tokens: usize, pairs: usize) -> [u32; 3];
@@ -79,7 +79,8 @@ fn slice(length: usize, slices: usize) -> usize {
     length.div_ceil(slices).next_multiple_of(HADAMARD)
 }
 
-/// An entry point.
+/// An entry point. All are written to start before the kernel ahead of them in the stream ends,
+/// and to wait for its results by themselves.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Entry {
     /// Its name.
@@ -88,9 +89,6 @@ pub(crate) struct Entry {
     pub(crate) threads: u32,
     /// Dynamic shared memory of a block, in bytes.
     pub(crate) shared_bytes: u32,
-    /// Whether it may start before the kernel ahead of it in the stream ends, for whose results it
-    /// waits by itself.
-    pub(crate) dependent: bool,
 }
 
 /// Bytes of a part of the workspace.

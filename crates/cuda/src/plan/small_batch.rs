@@ -16,11 +16,6 @@ pub(crate) struct SmallBatch {
 /// `MAX_PAIRS` of the kernels.
 const MAX_PAIRS: usize = 256;
 
-const ENTRIES: [Entry; 2] = [
-    Entry { name: "gate_up", threads: 256, shared_bytes: 0, dependent: true },
-    Entry { name: "down", threads: 256, shared_bytes: 0, dependent: true },
-];
-
 impl Plan for SmallBatch {
     fn unit(&self) -> &'static Unit {
         &SMALL_BATCH
@@ -31,8 +26,8 @@ impl Plan for SmallBatch {
         vec![("GATE_UP_SLICE", slice), ("DOWN_SLICE", slice)]
     }
 
-    fn entries(&self) -> &'static [Entry] {
-        &ENTRIES
+    fn entries(&self) -> Vec<Entry> {
+        ["gate_up", "down"].map(|name| Entry { name, threads: 256, shared_bytes: 0 }).into()
     }
 
     fn grid(&self, entry: usize, sizes: &Sizes, _tokens: usize, pairs: usize) -> [u32; 3] {
