@@ -147,11 +147,10 @@ __device__ __forceinline__ void multiply_tile(float* sums, const Linear& linear,
         __syncthreads();
     };
     with_linear_type<WIDTHS>(linear.bits, linear.codebook, [&]<int K, int CODEBOOK>() {
-        if (count <= 32) run.template operator()<K, CODEBOOK, 32>();
-        else if (count <= 64 || MAX_ROWS <= 64) run.template operator()<K, CODEBOOK, 64>();
-#if MAX_ROWS > 64
-        else if (count <= 96) run.template operator()<K, CODEBOOK, 96>();
-        else if (count <= 128) run.template operator()<K, CODEBOOK, 128>();
+#if MAX_ROWS == 64
+        run.template operator()<K, CODEBOOK, 64>();
+#else
+        if (count <= 128) run.template operator()<K, CODEBOOK, 128>();
         else run.template operator()<K, CODEBOOK, 160>();
 #endif
     });

@@ -7,14 +7,14 @@
 // Geometry: 256 threads; partial is f32 [splits][pairs][2][intermediate], splits = ceil(hidden / GATE_UP_SLICE).
 //   gate_up  grid (intermediate / 128, splits, pairs)
 //   down     grid (hidden / 128, ceil(intermediate / DOWN_SLICE), pairs)
-// At most MAX_PAIRS pairs. Both are made for programmatic dependent launch. Given when compiled: GATE_UP_SLICE and
-// DOWN_SLICE, the rows of W that one block multiplies (multiples of 128).
+// At most MAX_PAIRS pairs. Both are made for programmatic dependent launch. Given when compiled: ONE_TOKEN (calls
+// have no more), and GATE_UP_SLICE and DOWN_SLICE, the rows of W that one block multiplies (multiples of 128).
 #include "activations.cuh"
 
 enum {
     THREADS = 256,
     MAX_PAIRS = 256,
-    ROWS = ROWS_PER_TILE,
+    ROWS = ONE_TOKEN ? 1 : ROWS_PER_TILE,
 };
 
 struct SmallBatch {
@@ -29,7 +29,7 @@ struct Rows {
 
 // Fills `rows` with the pairs of `expert`; false, for the whole block, if a pair before `mine` names it.
 __device__ __forceinline__ bool collect_rows(Rows& rows, const Call& call, int mine, int expert) {
-    if (call.num_tokens == 1) {
+    if (ONE_TOKEN || call.num_tokens == 1) {
         // A token that names an expert twice is computed twice.
         if (threadIdx.x == 0) rows.count = 1, rows.pair[0] = (u16)mine;
         __syncthreads();
@@ -61,7 +61,7 @@ __device__ __forceinline__ float row_max(const float (&largest)[ROWS][BLOCKS], i
 template <int BLOCKS, int TEAM, class Value>
 __device__ __forceinline__ void stage(uint4* fragments, float (&largest)[ROWS][BLOCKS], int count, int blocks, int member,
                                       int lane, Value&& value) {
-    constexpr int TASKS = ROWS * BLOCKS / TEAM;
+    constexpr int TASKS = (ROWS * BLOCKS + TEAM - 1) / TEAM;
     float4 v[TASKS];
 #pragma unroll
     for (int i = 0; i < TASKS; i++) {
@@ -85,18 +85,19 @@ __device__ __forceinline__ void stage(uint4* fragments, float (&largest)[ROWS][B
     __syncthreads();
 }
 
-// acc = `count` chunks times activations, which stage_rows() prepares while the first weights are on their way; four
-// chunks are on their way at a time.
+// acc = `count` chunks times activations, which stage_rows() prepares; DEPTH chunks are on their way at a time. For one
+// token the first of them are on their way meanwhile; for more, staging needs the registers.
 template <int K, int CODEBOOK, class Stage>
 __device__ __forceinline__ void multiply(float (&acc)[2][1][4], const u32* chunk, int count, const uint4* fragments, int lane,
                                          Stage&& stage_rows) {
-    constexpr int DEPTH = 4, STRIDE = 4 * 32 * K;
+    constexpr int DEPTH = K > 5 ? 3 : 4, STRIDE = 4 * 32 * K;
     u32 ring[DEPTH][K];
+    if (!ONE_TOKEN) stage_rows();
 #pragma unroll
     for (int d = 0; d < DEPTH; d++) {
         if (d < count) load_chunk<K>(ring[d], chunk + d * STRIDE, lane);
     }
-    stage_rows();
+    if (ONE_TOKEN) stage_rows();
 #pragma unroll
     for (int i = 0; i < 8; i++) acc[i / 4][0][i % 4] = 0.f;
     for (int i = 0; i < count; i += DEPTH) {
@@ -142,7 +143,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 3) gate_up(Layer layer, Ca
 
     if (!collect_rows(rows, call, mine, expert)) return;
     for (int row0 = 0; row0 < rows.count; row0 += ROWS) {
-        const int count = min((int)ROWS, rows.count - row0), blocks = length / HADAMARD;
+        const int count = ONE_TOKEN ? 1 : min((int)ROWS, rows.count - row0), blocks = length / HADAMARD;
         const auto rotate = [&](int row, int block) {
             const int at = first + block * HADAMARD + 4 * lane, token = rows.pair[row0 + row] / call.top_k;
             return hadamard128(load_hidden(call, layer.hidden_logical, token, at) * load_scales(suh + at), lane);
@@ -187,7 +188,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 3) down(Layer layer, Call 
     if (!collect_rows(rows, call, mine, expert)) return;
 
     for (int row0 = 0; row0 < rows.count; row0 += ROWS) {
-        const int count = min((int)ROWS, rows.count - row0), blocks = length / HADAMARD, chunks = length / 64;
+        const int count = ONE_TOKEN ? 1 : min((int)ROWS, rows.count - row0), blocks = length / HADAMARD, chunks = length / 64;
         const auto activate = [&](int row, int block) {
             const int at = first + block * HADAMARD + 4 * lane;
             const u64 stride = (u64)pairs * 2 * INTERMEDIATE;

@@ -18,14 +18,28 @@ pub(crate) struct Recipe {
     pub(crate) plan: Arc<dyn Plan>,
     pub(crate) sizes: Sizes,
     pub(crate) request: Request,
+    /// Different pairs of width and codebook that it computes, its three projections together.
+    pub(crate) kinds: u32,
 }
 
+/// Which kernels layers shall have; the others are not compiled.
+pub type KernelFilter = dyn Fn(KernelId) -> bool + Send + Sync;
+
 impl Recipe {
-    /// The kernel's figures, or why no device can run it on such a layer.
-    pub(crate) fn candidate(&self) -> Candidate {
+    /// The kernel's figures, or why a layer does not have it.
+    pub(crate) fn candidate(&self, wanted: &KernelFilter) -> Candidate {
+        if !wanted(self.spec.id) {
+            return Err(Rejection { kernel: self.spec.id, why: WhyNot::NotListed });
+        }
         if let Some(only) = self.plan.only_arch().filter(|&only| only != self.request.arch) {
             let why = WhyNot::NotBuilt(format!("is written for {only} alone").into());
             return Err(Rejection { kernel: self.spec.id, why });
+        }
+        if self.kinds > self.plan.max_kinds() {
+            let most = self.plan.max_kinds();
+            let why =
+                format!("computes at most {most} kinds of linear, the layer has {}", self.kinds);
+            return Err(Rejection { kernel: self.spec.id, why: WhyNot::NotBuilt(why.into()) });
         }
         let most = self.plan.max_experts();
         if self.sizes.num_experts > most {
@@ -67,7 +81,8 @@ fn offers_of_class(exact: bool) -> Vec<Offer> {
         plan,
     };
     let small = |family, variant, slice| {
-        let plan: Arc<dyn Plan> = Arc::new(SmallBatch { exact, slice });
+        let one_token = family == Family::Decode;
+        let plan: Arc<dyn Plan> = Arc::new(SmallBatch { exact, one_token, slice });
         offer(family, variant, plan)
     };
     let batch = |family, variant, row_tiles, blocks_per_sm, gate_up_slices, down_slices| {
@@ -154,7 +169,8 @@ fn recipe(
     ];
     defines.extend(offer.plan.defines(&sizes));
     let request = Request { unit: offer.plan.unit(), arch, defines };
-    Recipe { spec, plan: Arc::clone(&offer.plan), sizes, request }
+    let plan = Arc::clone(&offer.plan);
+    Recipe { spec, plan, sizes, request, kinds: widths.kinds() }
 }
 
 /// What a machine that cannot run them says of all kernels for a layer.
@@ -211,7 +227,7 @@ mod tests {
         let shape = LayerShape::new(128, 128, 2000).unwrap();
         let recipes = recipes(&shape, &[tuple("2,2,2")], 1, Arch::HOPPER);
         let (runnable, refused): (Vec<_>, Vec<_>) =
-            recipes.iter().map(Recipe::candidate).partition(Result::is_ok);
+            recipes.iter().map(|recipe| recipe.candidate(&|_| true)).partition(Result::is_ok);
         assert!(!runnable.is_empty());
         let text = refused[0].as_ref().unwrap_err().to_string();
         assert!(text.ends_with("could not be built: computes at most 1024 experts"), "{text}");
@@ -222,7 +238,7 @@ mod tests {
         let shape = LayerShape::new(256, 128, 4).unwrap();
         let refused = |arch| {
             let recipes = recipes(&shape, &[tuple("2,2,2")], 1, arch);
-            let rejections = recipes.iter().filter_map(|recipe| recipe.candidate().err());
+            let rejections = recipes.iter().filter_map(|recipe| recipe.candidate(&|_| true).err());
             rejections.map(|rejection| rejection.to_string()).collect::<Vec<_>>()
         };
         assert_eq!(refused(Arch::HOPPER), Vec::<String>::new());
@@ -231,6 +247,23 @@ mod tests {
             format!("{kernel}: could not be built: is written for sm_90a alone")
         });
         assert_eq!(refused(Arch { major: 8, minor: 9 }), expected);
+    }
+
+    #[test]
+    fn what_is_not_wanted_or_takes_too_long_to_compile_says_so() {
+        let shape = LayerShape::new(256, 128, 4).unwrap();
+        let tuples = ["1,2,3", "4,5,6", "7,8,1"].map(tuple);
+        let recipes = recipes(&shape, &tuples, 0b111, Arch::HOPPER);
+        let wanted = |id: KernelId| id.family == Family::LargeBatch;
+        let why = |name: &str| {
+            let named = |recipe: &&Recipe| recipe.spec.id.to_string().ends_with(name);
+            let recipe = recipes.iter().find(named).unwrap();
+            recipe.candidate(&wanted).err().map(|rejection| rejection.why.to_string())
+        };
+        let many = "could not be built: computes at most 8 kinds of linear, the layer has 27";
+        assert_eq!(why("@cuda.r64").as_deref(), Some(many));
+        assert_eq!(why("@cuda.r32"), None);
+        assert_eq!(why("decode@cuda.k256"), Some(WhyNot::NotListed.to_string()));
     }
 
     #[test]

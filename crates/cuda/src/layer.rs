@@ -56,6 +56,12 @@ impl Widths {
         Self { projections: tuple.widths().map(|bits| 1 << bits.get()), codebooks }
     }
 
+    /// Pairs of width and codebook, the projections together.
+    pub(crate) fn kinds(self) -> u32 {
+        let widths: u32 = self.projections.iter().map(|mask| mask.count_ones()).sum();
+        widths * self.codebooks.count_ones()
+    }
+
     /// The widths of several tuples together.
     pub(crate) fn of_tuples(tuples: &[BitTuple], codebooks: u32) -> Self {
         let none = Self { projections: [0; 3], codebooks };

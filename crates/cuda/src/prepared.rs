@@ -10,11 +10,12 @@ use trellect_core::{
     Rejection, WhyNot,
 };
 
-use crate::catalogue::{Recipe, recipes};
+use crate::catalogue::{KernelFilter, Recipe, recipes};
 use crate::device::Device;
 use crate::kernel::Kernel;
 use crate::layer::Weights;
 use crate::modules::Modules;
+use crate::processors::on_all_processors;
 use crate::queue::CudaQueue;
 use crate::versions::Versions;
 
@@ -52,31 +53,33 @@ impl CudaLayer {
         device: Device,
         modules: Arc<Modules>,
         weights: Weights,
+        wanted: &KernelFilter,
     ) -> Result<Arc<Self>, PrepareError> {
         let arch = device.facts.arch;
         let recipes = recipes(weights.shape(), weights.tuples(), weights.codebooks(), arch);
-        let runnable = recipes.iter().filter(|recipe| recipe.candidate().is_ok());
+        let runnable = recipes.iter().filter(|recipe| recipe.candidate(wanted).is_ok());
         let any_tuple = runnable.filter(|recipe| recipe.spec.id.tuple.is_none());
         let now: HashSet<_> = any_tuple.map(|recipe| recipe.request.clone()).collect();
-        thread::scope(|scope| {
-            for request in &now {
-                scope.spawn(|| modules.get(request));
-            }
-        });
-        let compiling =
-            |recipe: &Recipe| Err(Rejection { kernel: recipe.spec.id, why: WhyNot::Compiling });
+        on_all_processors(now.iter().collect(), |request| drop(modules.get(request)));
+        let compiling = |recipe: &Recipe| {
+            let why = WhyNot::Compiling;
+            recipe.candidate(wanted).and(Err(Rejection { kernel: recipe.spec.id, why }))
+        };
         let mut table = Table {
             candidates: recipes.iter().map(compiling).collect(),
             kernels: recipes.iter().map(|_| None).collect(),
         };
         let mut later = Vec::new();
         for (index, recipe) in recipes.into_iter().enumerate() {
+            if recipe.candidate(wanted).is_err() {
+                continue;
+            }
             match recipe.spec.id.tuple.is_some() && !now.contains(&recipe.request) {
                 true => later.push((index, recipe)),
                 false => table.set(index, build(&modules, &recipe)),
             }
         }
-        if table.kernels.iter().all(Option::is_none) {
+        if later.is_empty() && table.kernels.iter().all(Option::is_none) {
             let mut rejections = table.candidates.iter().filter_map(|c| c.as_ref().err());
             let message = rejections.next().map_or_else(String::new, ToString::to_string);
             return Err(PrepareError::Device { device: device.facts.name, message });
@@ -122,7 +125,6 @@ impl CudaLayer {
 }
 
 fn build(modules: &Modules, recipe: &Recipe) -> Result<Kernel, Rejection> {
-    recipe.candidate()?;
     Kernel::load(modules, recipe).map_err(|error| Rejection {
         kernel: recipe.spec.id,
         why: WhyNot::NotBuilt(error.to_string().into()),

@@ -1,9 +1,7 @@
 //! What kernels take of a multiprocessor, as the compiler says: needs no GPU.
 
-use std::num::NonZeroUsize;
+use std::collections::HashMap;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::thread;
 
 use trellect_core::{BitTuple, Codebook, KernelId, LayerShape};
 
@@ -12,6 +10,7 @@ use crate::catalogue::{Recipe, recipes};
 use crate::compile::{Request, compile, compiler_is_present};
 use crate::device::NoDevice;
 use crate::layer::codebook_mask;
+use crate::processors::on_all_processors;
 
 /// Registers and memory of one entry point.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,40 +43,22 @@ pub fn kernel_resources(
         return Err(NoDevice::NoCompiler);
     }
     let recipes = recipes(shape, tuples, codebook_mask(codebooks), arch);
-    let runnable: Vec<&Recipe> = recipes.iter().filter(|r| r.candidate().is_ok()).collect();
+    let runnable: Vec<&Recipe> =
+        recipes.iter().filter(|r| r.candidate(&|_| true).is_ok()).collect();
     // Kernels for one tuple and for any are one compilation where there is but one tuple.
-    let mut requests: Vec<&Request> = Vec::new();
+    let mut results: HashMap<&Request, OnceLock<_>> = HashMap::new();
     for recipe in &runnable {
-        if !requests.contains(&&recipe.request) {
-            requests.push(&recipe.request);
-        }
+        results.entry(&recipe.request).or_default();
     }
-    let results: Vec<_> = requests.iter().map(|_| OnceLock::new()).collect();
-    let next = AtomicUsize::new(0);
-    let work = || {
-        while let Some((index, request)) = take(&next, &requests) {
-            let compiled = compile(request).map_err(|error| error.to_string());
-            let result = compiled.map(|compiled| parse(&compiled.log));
-            results[index].set(result).expect("every index is taken once");
-        }
-    };
-    thread::scope(|scope| {
-        for _ in 0..thread::available_parallelism().map_or(1, NonZeroUsize::get) {
-            scope.spawn(work);
-        }
+    on_all_processors(results.iter().collect(), |(request, result)| {
+        let compiled = compile(request).map_err(|error| error.to_string());
+        result.set(compiled.map(|compiled| parse(&compiled.log))).expect("each is compiled once");
     });
     let result_of = |recipe: &&Recipe| {
-        let index = requests.iter().position(|&request| *request == recipe.request);
-        let result = index.and_then(|index| results[index].get());
-        (recipe.spec.id, result.expect("every request was compiled").clone())
+        let result = results[&recipe.request].get().expect("every request was compiled");
+        (recipe.spec.id, result.clone())
     };
     Ok(runnable.iter().map(result_of).collect())
-}
-
-/// The next of a list that several threads work on.
-fn take<'r>(next: &AtomicUsize, requests: &[&'r Request]) -> Option<(usize, &'r Request)> {
-    let index = next.fetch_add(1, Ordering::Relaxed);
-    requests.get(index).map(|request| (index, *request))
 }
 
 /// Reads what `--ptxas-options=-v` prints.

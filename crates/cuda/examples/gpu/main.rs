@@ -74,6 +74,9 @@ struct TimeArguments {
     /// Only kernels whose name contains one of these.
     #[arg(long, value_delimiter = ',')]
     kernels: Vec<String>,
+    /// Also kernels that are hopeless for a number of tokens.
+    #[arg(long)]
+    every: bool,
     /// The codebook of all experts.
     #[arg(long, default_value = "mul1", value_parser = parse_codebook)]
     codebook: Codebook,

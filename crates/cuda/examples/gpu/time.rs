@@ -2,88 +2,127 @@
 //! routing in every call, kernels interleaved, median over replays.
 
 use std::fs;
+use std::path::Path;
 use std::sync::Arc;
+use std::thread;
 use std::time::Instant;
 
 use anyhow::{Context, bail};
 use trellect_core::{
-    Backend, BitTuple, Call, Hidden, KernelSpec, LayerView, NamedShape, PreparedLayer, Queue,
-    Routing,
+    Backend, BitTuple, Call, Family, Hidden, KernelSpec, LayerView, NamedShape, NumericClass,
+    PreparedLayer, Queue, Routing, WhyNot,
 };
 use trellect_cuda::cudarc::driver::sys::CUevent_flags::CU_EVENT_DEFAULT;
 use trellect_cuda::cudarc::driver::sys::CUgraphInstantiate_flags;
 use trellect_cuda::cudarc::driver::sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
 use trellect_cuda::cudarc::driver::{CudaGraph, CudaSlice, CudaStream};
-use trellect_cuda::{CudaBackend, CudaLayer, CudaQueue, DeviceCall, Element};
+use trellect_cuda::{CudaBackend, CudaLayer, CudaQueue, DeviceCall, Element, LayerKind};
 use trellect_exl3::oracle;
 use trellect_exl3::synth::{self, SynthSpec};
 use trellect_testkit::relative_error;
 
 use crate::TimeArguments;
 use crate::ceiling::copy_gb_per_s;
-use crate::check::first_tokens;
 use crate::device_memory::{DeviceArguments, upload};
 use crate::peer;
 use crate::pool::Pool;
 use crate::report::{Cell, Machine, Report, median, quantile};
 
 /// Layers are made until their weights take this much, far beyond the second-level cache.
-const WEIGHT_BYTES: u64 = 3 << 30;
-const LAYERS: std::ops::RangeInclusive<usize> = 4..=16;
+const WEIGHT_BYTES: u64 = 3 << 29;
+const LAYERS: std::ops::RangeInclusive<usize> = 4..=8;
 /// Fewest calls of a chain whose calls are short.
-const CALLS: usize = 48;
+const CALLS: usize = 40;
 /// Chains of this many tokens a call and more have one call per layer.
 const LONG_CALL: usize = 64;
-/// Replays of every kernel's chain: about this many seconds of them, within these limits.
-const SECONDS: f64 = 0.2;
-const REPLAYS: std::ops::RangeInclusive<usize> = 7..=40;
+/// Replays of every kernel's chain, after one that warms up.
+const REPLAYS: usize = 9;
 /// Most tokens of a call whose host time is measured.
 const HOST_TOKENS: usize = 8;
-const HOST_CALLS: usize = 200;
+const HOST_CALLS: usize = 100;
 
-const METHOD: &str = "Random trellis bits, all experts of several layers resident (at least 3 GiB of them), every call on \
+const METHOD: &str = "Random trellis bits, all experts of several layers resident (at least 1.5 GiB of them), every call on \
 another layer with its own uniform routing: weights come from memory. CUDA graph chains of the calls, kernels interleaved, \
 median over replays; hidden states f16. Peer: exllamav3 1.4.1 on an H100 80GB HBM3, the same method.";
 
-/// Times everything that was asked for and writes the reports.
+/// Times everything that was asked for and writes the reports, anew after every group of cells.
 pub(crate) fn run(backend: &CudaBackend, arguments: &TimeArguments) -> anyhow::Result<()> {
-    let before = copy_gb_per_s(backend)?;
-    println!("copy: {before:.0} GB/s");
-    let mut cells = Vec::new();
-    for letter in &arguments.shapes {
-        let shape = named_shape(letter)?;
-        let pool = Pool::new(shape.shape, arguments.codebook);
-        let bits = match arguments.bits.is_empty() {
-            false => arguments.bits.clone(),
-            true => peer::widths(letter).into_iter().chain(["mixed".into()]).collect(),
-        };
-        for bits in bits {
-            let group = Group::new(backend, arguments, letter, &shape, &bits, &pool)?;
-            for &tokens in &arguments.tokens {
-                cells.extend(group.time(tokens, before)?);
-            }
-        }
-    }
+    let (filters, numeric) = (arguments.kernels.clone(), arguments.numeric);
+    let backend = backend.with_kernels(move |id| {
+        let name = id.to_string();
+        // The widths of a layer with one tuple are constants in every kernel.
+        id.tuple.is_none()
+            && id.fp32_acc == (numeric == NumericClass::Exact)
+            && (filters.is_empty() || filters.iter().any(|part| name.contains(part.as_str())))
+    });
+    let groups = groups(arguments)?;
+    let start = Instant::now();
+    let kinds: Vec<LayerKind> = groups
+        .iter()
+        .map(|(_, shape, _, tuples)| LayerKind {
+            shape: shape.shape,
+            tuples: tuples.clone(),
+            codebooks: vec![arguments.codebook],
+        })
+        .collect();
+    let count = backend.compile_ahead(&kinds);
+    println!("{count} compilations in {:.1} s", start.elapsed().as_secs_f64());
+
+    let copy_gb_per_s_before = copy_gb_per_s(&backend)?;
+    println!("copy: {copy_gb_per_s_before:.0} GB/s");
     let description = backend.describe();
     let machine = Machine {
         device: description.name,
         facts: description.facts,
-        copy_gb_per_s_before: before,
-        copy_gb_per_s_after: copy_gb_per_s(backend)?,
+        copy_gb_per_s_before,
+        copy_gb_per_s_after: copy_gb_per_s_before,
     };
-    let report = Report { machine, method: METHOD, cells };
-    let markdown = report.markdown();
-    println!("{markdown}");
-    if let Some(folder) = &arguments.out {
-        let write = |name: &str, text: String| {
-            let path = folder.join(name);
-            fs::write(&path, text).with_context(|| path.display().to_string())
-        };
-        fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
-        write("table.md", markdown)?;
-        write("table.json", serde_json::to_string_pretty(&report)? + "\n")?;
+    let mut report = Report { machine, method: METHOD, cells: Vec::new() };
+    for (letter, shape, bits, tuples) in &groups {
+        let pool = Pool::new(shape.shape, arguments.codebook);
+        let group = Group::new(&backend, arguments, letter, shape, bits, tuples, &pool)?;
+        for &tokens in &arguments.tokens {
+            report.cells.extend(group.time(tokens, copy_gb_per_s_before)?);
+        }
+        report.machine.copy_gb_per_s_after = copy_gb_per_s(&backend)?;
+        if let Some(folder) = &arguments.out {
+            write(&report, folder)?;
+        }
     }
+    println!("{}", report.markdown());
     Ok(())
+}
+
+/// Shape by letter, name of the widths, tuples of the experts.
+type GroupKind = (String, NamedShape, String, Vec<BitTuple>);
+
+fn groups(arguments: &TimeArguments) -> anyhow::Result<Vec<GroupKind>> {
+    let mut groups = Vec::new();
+    for letter in &arguments.shapes {
+        let shape = named_shape(letter)?;
+        let all = match arguments.bits.is_empty() {
+            false => arguments.bits.clone(),
+            true => peer::widths(letter).into_iter().chain(["mixed".into()]).collect(),
+        };
+        for bits in all {
+            let tuples = match bits.as_str() {
+                "mixed" => SynthSpec::mixed(shape.shape, arguments.codebook, 1).tuples,
+                bits => vec![bits.parse::<BitTuple>()?; shape.shape.num_experts],
+            };
+            groups.push((letter.clone(), shape, bits.replace(',', "_"), tuples));
+        }
+    }
+    Ok(groups)
+}
+
+fn write(report: &Report, folder: &Path) -> anyhow::Result<()> {
+    let write = |name: &str, text: String| {
+        let path = folder.join(name);
+        fs::write(&path, text).with_context(|| path.display().to_string())
+    };
+    fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
+    write("table.md", report.markdown())?;
+    write("table.json", serde_json::to_string_pretty(report)? + "\n")
 }
 
 fn named_shape(letter: &str) -> anyhow::Result<NamedShape> {
@@ -102,10 +141,11 @@ struct Group<'a> {
     arguments: &'a TimeArguments,
     letter: &'a str,
     shape: &'a NamedShape,
-    bits: String,
+    bits: &'a str,
     stream: Arc<CudaStream>,
-    /// What the first layer was made from, for the oracle.
-    view: LayerView<'a>,
+    /// The oracle's first token of the first call on the first layer, which is the same for any
+    /// number of tokens.
+    expected: Vec<f64>,
     layers: Vec<Arc<CudaLayer>>,
 }
 
@@ -123,42 +163,43 @@ impl<'a> Group<'a> {
         arguments: &'a TimeArguments,
         letter: &'a str,
         shape: &'a NamedShape,
-        bits: &str,
+        bits: &'a str,
+        tuples: &[BitTuple],
         pool: &'a Pool,
     ) -> anyhow::Result<Self> {
-        let tuples = match bits {
-            "mixed" => SynthSpec::mixed(shape.shape, arguments.codebook, 1).tuples,
-            bits => vec![bits.parse::<BitTuple>()?; shape.shape.num_experts],
-        };
-        let view = pool.layer(&tuples, 0);
+        let view = pool.layer(tuples, 0);
         let wanted = WEIGHT_BYTES.div_ceil(view.trellis_bytes()) as usize;
         let count = wanted.clamp(*LAYERS.start(), *LAYERS.end());
         let start = Instant::now();
         let layers = (0..count)
-            .map(|index| backend.prepare_layer(&pool.layer(&tuples, index as u64), &mut |_| {}))
+            .map(|index| backend.prepare_layer(&pool.layer(tuples, index as u64), &mut |_| {}))
             .collect::<Result<Vec<_>, _>>()?;
-        layers[0].wait_for_compiler();
-        for rejection in layers[0].candidates().iter().filter_map(|c| c.as_ref().err()) {
+        let rejections = layers[0].candidates().iter().filter_map(|c| c.as_ref().err());
+        for rejection in rejections.filter(|rejection| rejection.why != WhyNot::NotListed) {
             println!("skipped: {rejection}");
         }
-        println!("{letter} {bits}: {count} layers in {:.1} s", start.elapsed().as_secs_f64());
+        let prepared = start.elapsed().as_secs_f64();
+        let expected = first_token(&view, shape)?;
+        let all = start.elapsed().as_secs_f64();
+        println!(
+            "{letter} {bits}: {count} layers in {prepared:.1} s, oracle {:.1} s",
+            all - prepared
+        );
         let stream = backend.context().new_stream()?;
-        let bits = bits.replace(',', "_");
-        Ok(Self { arguments, letter, shape, bits, stream, view, layers })
+        Ok(Self { arguments, letter, shape, bits, stream, expected, layers })
     }
 
-    /// The kernels that were asked for and can serve any routing of `tokens` tokens.
+    /// The kernels that could be the fastest for `tokens` tokens, or all with `--every`.
     fn kernels(&self, tokens: usize) -> Vec<KernelSpec> {
-        let named = |spec: &KernelSpec| {
-            let (name, filters) = (spec.id.to_string(), &self.arguments.kernels);
-            filters.is_empty() || filters.iter().any(|part| name.contains(part.as_str()))
+        let sensible = |spec: &KernelSpec| match spec.id.family {
+            Family::Decode => tokens == 1,
+            Family::Prefill4 => tokens <= 16,
+            Family::Base | Family::Grouped => (4..=256).contains(&tokens),
+            Family::LargeBatch if spec.rows_per_decode <= 32 => (64..=512).contains(&tokens),
+            Family::LargeBatch => tokens >= 128,
         };
-        // The widths of a layer with one tuple are constants in every kernel.
         let serves = |spec: &&KernelSpec| {
-            spec.tokens.contains(tokens)
-                && spec.class == self.arguments.numeric
-                && spec.id.tuple.is_none()
-                && named(spec)
+            spec.tokens.contains(tokens) && (self.arguments.every || sensible(spec))
         };
         self.layers[0].specs().filter(serves).copied().collect()
     }
@@ -185,10 +226,9 @@ impl<'a> Group<'a> {
         for layer in &self.layers[1..] {
             queues.push(queues[0].sibling(layer));
         }
-        let expected = self.expected(&chain)?;
         let mut measured = Vec::new();
         for spec in kernels {
-            let error = self.error(&mut queues[0], &spec, &chain, &expected)?;
+            let error = self.error(&mut queues[0], &spec, &chain)?;
             let graph = self.capture(&mut queues, &spec, &chain)?;
             let host_us = match tokens <= HOST_TOKENS {
                 true => Some(self.host_microseconds(&mut queues, &spec, &chain)?),
@@ -197,34 +237,26 @@ impl<'a> Group<'a> {
             measured.push((spec, graph, error, host_us, Vec::new()));
         }
         let calls = chain.routings.len() as f64;
-        let mut replays = *REPLAYS.start();
-        let mut replay = 0;
-        while replay < replays {
-            let mut seconds = 0.0;
+        for replay in 0..=REPLAYS {
             for (_, graph, _, _, times) in &mut measured {
                 let start = self.stream.record_event(Some(CU_EVENT_DEFAULT))?;
                 graph.launch()?;
                 let end = self.stream.record_event(Some(CU_EVENT_DEFAULT))?;
                 let milliseconds = f64::from(start.elapsed_ms(&end)?);
-                seconds += milliseconds / 1e3;
-                // The first replay warms up.
                 if replay > 0 {
                     times.push(milliseconds * 1e3 / calls);
                 }
             }
-            let mean = seconds / measured.len().max(1) as f64;
-            replays = ((SECONDS / mean) as usize).clamp(*REPLAYS.start(), *REPLAYS.end());
-            replay += 1;
         }
         let load = self.load(&chain, tokens);
         let cells = measured.iter().map(|(spec, _, error, host_us, times)| {
             let median_us = median(times);
             let floor_us =
                 peer::floor_microseconds(load.bytes, load.weights, load.macs, copy_gb_per_s);
-            let peer_us = peer::microseconds(self.letter, &self.bits, tokens);
+            let peer_us = peer::microseconds(self.letter, self.bits, tokens);
             Cell {
                 shape: self.letter.into(),
-                bits: self.bits.clone(),
+                bits: self.bits.into(),
                 codebook: self.arguments.codebook.name(),
                 tokens,
                 kernel: spec.id.to_string(),
@@ -261,26 +293,18 @@ impl<'a> Group<'a> {
         Ok(cells)
     }
 
-    /// The oracle's first token of the first call.
-    fn expected(&self, chain: &Chain) -> anyhow::Result<Vec<f64>> {
-        let routing = first_tokens(&chain.routings[0], 1);
-        let hidden = synth::hidden(1, self.shape.shape.hidden_size, 1);
-        Ok(oracle::forward(&self.view, Hidden::F16(&hidden), &routing))
-    }
-
     fn error(
         &self,
         queue: &mut CudaQueue,
         spec: &KernelSpec,
         chain: &Chain,
-        expected: &[f64],
     ) -> anyhow::Result<f64> {
         let routing = &chain.routings[0];
         let hidden = synth::hidden(routing.num_tokens(), self.shape.shape.hidden_size, 1);
         let mut out = vec![f32::NAN; hidden.len()];
         let call = Call::new(&self.shape.shape, Hidden::F16(&hidden), routing)?;
         queue.launch(spec.id, &call, &mut out)?;
-        let error = relative_error(&out[..expected.len()], expected);
+        let error = relative_error(&out[..self.expected.len()], &self.expected);
         let limit = spec.class.max_relative_error();
         if !matches!(error.partial_cmp(&limit), Some(order) if order.is_le()) {
             bail!("{}: error {error:.2e} above {limit:.0e}: not timed", spec.id);
@@ -366,4 +390,27 @@ struct Load {
     bytes: f64,
     weights: f64,
     macs: f64,
+}
+
+/// What the oracle says of the first token of call 0, its experts on a thread each.
+fn first_token(view: &LayerView<'_>, shape: &NamedShape) -> anyhow::Result<Vec<f64>> {
+    let NamedShape { shape, top_k, .. } = *shape;
+    let hidden = synth::hidden(1, shape.hidden_size, 1);
+    let routing = synth::routing(1, shape.num_experts, top_k, 0)?;
+    let slots = (0..top_k).map(|slot| {
+        let (id, weight) = (routing.topk_ids()[slot] as i32, routing.topk_weights()[slot]);
+        Routing::new(shape.num_experts, 1, &[id], &[weight])
+    });
+    let slots = slots.collect::<Result<Vec<_>, _>>()?;
+    let mut sum = vec![0.0; shape.hidden_size];
+    thread::scope(|scope| {
+        let hidden = Hidden::F16(&hidden);
+        let compute = |slot| scope.spawn(move || oracle::forward(view, hidden, slot));
+        let threads: Vec<_> = slots.iter().map(compute).collect();
+        for thread in threads {
+            let share = thread.join().expect("the oracle does not panic on a valid call");
+            sum.iter_mut().zip(share).for_each(|(sum, share)| *sum += share);
+        }
+    });
+    Ok(sum)
 }

@@ -3,7 +3,7 @@
 use half::f16;
 use trellect_core::HADAMARD;
 
-use super::{Entry, Plan, Region, Sizes, slice};
+use super::{Entry, FEW_KINDS, Plan, Region, Sizes, slice};
 use crate::source::{BATCH, Unit};
 
 /// How much a block computes, and into how many slices the two products cut their inputs.
@@ -120,6 +120,10 @@ impl Plan for Batch {
 
     fn max_experts(&self) -> usize {
         MAX_EXPERTS
+    }
+
+    fn max_kinds(&self) -> u32 {
+        if self.row_tiles < 8 { u32::MAX } else { FEW_KINDS }
     }
 
     fn is_exact(&self) -> bool {

@@ -5,7 +5,7 @@ use half::f16;
 use trellect_core::HADAMARD;
 
 use super::batch::{MAX_EXPERTS, MAX_PAIRS, TILE_BYTES, most_tiles};
-use super::{Entry, Plan, Region, Sizes};
+use super::{Entry, FEW_KINDS, Plan, Region, Sizes};
 use crate::Arch;
 use crate::source::{LARGE_BATCH, Unit};
 
@@ -77,6 +77,10 @@ impl Plan for LargeBatch {
 
     fn max_experts(&self) -> usize {
         MAX_EXPERTS
+    }
+
+    fn max_kinds(&self) -> u32 {
+        if self.rows < 160 { u32::MAX } else { FEW_KINDS }
     }
 
     fn only_arch(&self) -> Option<Arch> {

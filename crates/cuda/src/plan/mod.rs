@@ -59,6 +59,12 @@ pub(crate) trait Plan: Send + Sync {
         usize::MAX
     }
 
+    /// Most pairs of width and codebook, its three projections together: what takes the compiler
+    /// minutes is no use.
+    fn max_kinds(&self) -> u32 {
+        u32::MAX
+    }
+
     /// The only architecture that it is written for, if it is written for one.
     fn only_arch(&self) -> Option<Arch> {
         None
@@ -105,6 +111,8 @@ impl Region {
     }
 }
 
+/// [`Plan::max_kinds`] of those that unroll many rows.
+const FEW_KINDS: u32 = 8;
 /// Most regions of any plan.
 pub(crate) const MAX_REGIONS: usize = 12;
 /// Every region starts on a multiple of this.

@@ -9,6 +9,8 @@ use crate::source::{SMALL_BATCH, Unit};
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct SmallBatch {
     pub(crate) exact: bool,
+    /// Whether calls have no more than one token.
+    pub(crate) one_token: bool,
     /// A multiple of 128, of both products.
     pub(crate) slice: usize,
 }
@@ -23,7 +25,7 @@ impl Plan for SmallBatch {
 
     fn defines(&self, _sizes: &Sizes) -> Vec<(&'static str, u32)> {
         let slice = self.slice as u32;
-        vec![("GATE_UP_SLICE", slice), ("DOWN_SLICE", slice)]
+        vec![("ONE_TOKEN", self.one_token.into()), ("GATE_UP_SLICE", slice), ("DOWN_SLICE", slice)]
     }
 
     fn entries(&self) -> Vec<Entry> {
@@ -53,7 +55,11 @@ impl Plan for SmallBatch {
     }
 
     fn rows_per_decode(&self) -> usize {
-        if self.exact { 4 } else { 8 }
+        match (self.one_token, self.exact) {
+            (true, _) => 1,
+            (false, true) => 4,
+            (false, false) => 8,
+        }
     }
 
     fn is_deterministic(&self) -> bool {
