@@ -242,7 +242,8 @@ impl Workspace {
 
 /// Memory of any contents.
 fn allocate(bytes: u64, stream: &Arc<CudaStream>) -> Result<CudaSlice<u8>, DriverError> {
-    let bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
+    // The driver refuses to allocate nothing, which a call without tokens needs.
+    let bytes = usize::try_from(bytes).unwrap_or(usize::MAX).max(1);
     // SAFETY: kernels write what they read of a workspace, and so do the copies to staging.
     unsafe { stream.alloc::<u8>(bytes) }
 }

@@ -62,7 +62,9 @@ pub(crate) fn run(backend: &CudaBackend, only: &str) -> anyhow::Result<bool> {
     let mut outcome = Outcome { backend, few_kernels: &few_kernels, worst, failures };
     for (name, case) in CASES.into_iter().filter(|(name, _)| name.contains(only)) {
         let (start, before) = (Instant::now(), outcome.failures.len());
-        case(&mut outcome).with_context(|| format!("case {name}"))?;
+        if let Err(error) = case(&mut outcome) {
+            outcome.failures.push(format!("{name}: {error:#}"));
+        }
         let failed = outcome.failures.len() - before;
         println!("{name}: {failed} failures, {:.1} s", start.elapsed().as_secs_f64());
     }
@@ -153,7 +155,13 @@ impl Outcome<'_> {
         let width = layer.shape().hidden_size;
         let mut queue = layer.cuda_queue();
         for spec in computing(layer, routing) {
-            let out = launch(&mut queue, &spec, layer, hidden, routing)?;
+            let out = match launch(&mut queue, &spec, layer, hidden, routing) {
+                Ok(out) => out,
+                Err(error) => {
+                    self.failures.push(format!("{}: {error:#} in {case:?}", spec.id));
+                    continue;
+                }
+            };
             let rows = tokens.iter().flat_map(|token| &out[token * width..][..width]);
             let error = relative_error(&rows.copied().collect::<Vec<_>>(), expected);
             let worst = self.worst.entry(spec.id.plain_with_variant()).or_insert((0.0, 0));
