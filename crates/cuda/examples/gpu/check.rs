@@ -517,3 +517,20 @@ fn replay(
     }
     Ok(results)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_layer_of_the_cases_can_be_made() {
+        for (spec, spread) in width_specs() {
+            let owned = OwnedLayer::new(&spec).expect("a small layer");
+            assert!(!has_many_kinds(&LayerKind::of(&owned.view())));
+            assert_eq!(spread.routing().expect("valid").num_experts(), spec.shape.num_experts);
+        }
+        let many = OwnedLayer::new(&all_widths()).expect("a small layer");
+        assert!(has_many_kinds(&LayerKind::of(&many.view())));
+        assert!(!has_many_kinds(&LayerKind::of(&OwnedLayer::new(&mix(11)).expect("small").view())));
+    }
+}

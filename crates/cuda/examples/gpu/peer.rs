@@ -46,3 +46,27 @@ pub(crate) fn floor_microseconds(bytes: f64, weights: f64, macs: f64, copy_gb_pe
     let multiply = 2.0 * macs / FLOP_PER_S * 1e6;
     read.max(decode).max(multiply)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cells_are_found_by_shape_widths_and_tokens() {
+        assert_eq!(microseconds("A", "6_2_3", 16), Some(452.0));
+        assert_eq!(microseconds("A", "mixed", 16), None);
+        assert_eq!(microseconds("C", "2_2_2", 3), None);
+        assert_eq!(widths("B").len(), 4);
+    }
+
+    #[test]
+    fn the_floor_is_the_slowest_part() {
+        // Shape A, 2 bits: decoding limits one token, the matrix units 2048.
+        let weights = 4.0 * 9_437_184.0;
+        let one = floor_microseconds(weights / 4.0, weights, weights, 3000.0);
+        assert!((one - 9.0).abs() < 0.1, "{one}");
+        let macs = 8192.0 * 9_437_184.0;
+        let many = floor_microseconds(1.5e8, 64.0 * 9_437_184.0, macs, 3000.0);
+        assert!((many - 211.0).abs() < 1.0, "{many}");
+    }
+}

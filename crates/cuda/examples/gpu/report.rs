@@ -145,3 +145,51 @@ impl Report {
         text
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn quantiles_lie_between_the_values() {
+        assert_eq!(median(&[3.0, 1.0, 2.0]), 2.0);
+        assert_eq!(median(&[1.0, 2.0]), 1.5);
+        assert_eq!(quantile(&[0.0, 10.0], 0.9), 9.0);
+        assert!(median(&[]).is_nan());
+    }
+
+    #[test]
+    fn the_table_has_the_fastest_kernel_of_every_cell() {
+        let cell = |tokens, median_us, fastest| Cell {
+            shape: "A".into(),
+            bits: "2_2_2".into(),
+            codebook: "mul1",
+            tokens,
+            kernel: "moe_trellis_swiglu_decode@cuda.k256".into(),
+            numeric: "half",
+            median_us,
+            p10_us: median_us,
+            p90_us: median_us,
+            gb_per_s: 500.0,
+            floor_us: 9.0,
+            share_of_floor: 0.5,
+            peer_us: Some(2.0 * median_us),
+            ratio_to_peer: Some(0.5),
+            error: 4e-4,
+            host_us: Some(4.0),
+            workspace_bytes: 1,
+            fastest,
+        };
+        let machine = Machine {
+            device: "a GPU".into(),
+            facts: vec![("architecture", "sm_90a".into())],
+            copy_gb_per_s_before: 3000.0,
+            copy_gb_per_s_after: 2990.0,
+        };
+        let cells = vec![cell(1, 18.0, true), cell(1, 19.0, false), cell(2, 30.0, true)];
+        let text = Report { machine, method: "measured", cells }.markdown();
+        assert!(text.contains("| A 2_2_2 | 18.0 (0.50) | 30.0 (0.50) |"), "{text}");
+        assert!(!text.contains("19.0"), "{text}");
+        assert!(text.contains("0.500 over 2 cells; 0 are not faster"), "{text}");
+    }
+}

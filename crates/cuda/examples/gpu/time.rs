@@ -414,3 +414,27 @@ fn first_token(view: &LayerView<'_>, shape: &NamedShape) -> anyhow::Result<Vec<f
     });
     Ok(sum)
 }
+
+#[cfg(test)]
+mod tests {
+    use trellect_core::{Codebook, LayerShape};
+
+    use super::*;
+
+    #[test]
+    fn the_first_token_is_that_of_any_number_of_tokens() {
+        let shape = LayerShape::new(200, 300, 5).expect("positive");
+        let named = NamedShape { name: "small", shape, top_k: 3 };
+        let pool = Pool::new(shape, Codebook::Mcg);
+        let tuples = SynthSpec::mixed(shape, Codebook::Mcg, 1).tuples;
+        let view = pool.layer(&tuples, 7);
+        let found = first_token(&view, &named).expect("a valid call");
+        let hidden = synth::hidden(4, 200, 1);
+        let routing = synth::routing(4, 5, 3, 0).expect("a valid routing");
+        let all = oracle::forward(&view, Hidden::F16(&hidden), &routing);
+        let largest = all.iter().fold(0.0f64, |most, value| most.max(value.abs()));
+        // The pool's scales keep a layer's outputs of the order of its inputs.
+        assert!((0.01..100.0).contains(&largest), "{largest}");
+        assert!(found.iter().zip(&all).all(|(a, b)| (a - b).abs() < 1e-12 * largest));
+    }
+}
