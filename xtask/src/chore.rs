@@ -1,4 +1,5 @@
 use std::fs;
+use std::path::PathBuf;
 use std::process::Command;
 
 use crate::shell::{Failure, cargo, root, run, succeeds};
@@ -11,6 +12,7 @@ pub(crate) enum Chore {
     Check,
     Deny,
     Loom,
+    Kernels,
     Fuzz { seconds: u32 },
 }
 
@@ -21,6 +23,7 @@ impl Chore {
             ["check"] => Some(Self::Check),
             ["deny"] => Some(Self::Deny),
             ["loom"] => Some(Self::Loom),
+            ["kernels"] => Some(Self::Kernels),
             ["fuzz"] => Some(Self::Fuzz { seconds: FUZZ_SECONDS }),
             ["fuzz", seconds] => {
                 // libFuzzer takes 0 for "without end".
@@ -37,6 +40,7 @@ impl Chore {
             Self::Check => check(),
             Self::Deny => deny(),
             Self::Loom => loom(),
+            Self::Kernels => kernels(),
             Self::Fuzz { seconds } => fuzz(seconds),
         }
     }
@@ -76,6 +80,37 @@ fn loom() -> Result<(), Failure> {
         run(test)?;
     }
     Ok(())
+}
+
+/// The compiler of GPU kernels, as its maker publishes it for Python; it needs no GPU.
+const NVRTC: &str = "nvidia-cuda-nvrtc==13.0.88";
+/// A folder with libnvrtc.so.13, for machines that have it already.
+const NVRTC_VARIABLE: &str = "TRELLECT_NVRTC_DIR";
+
+/// Compiles every GPU kernel for every architecture. Never skipped: without the compiler it fails.
+fn kernels() -> Result<(), Failure> {
+    let libraries = match std::env::var_os(NVRTC_VARIABLE) {
+        Some(folder) => folder.into(),
+        None => install_nvrtc()?,
+    };
+    let mut test = cargo(&["test", "--package", "trellect-cuda", "--lib"]);
+    test.args(["--", "--ignored", "--nocapture", "every_kernel_compiles"]);
+    test.env("LD_LIBRARY_PATH", libraries);
+    run(test)
+}
+
+/// Puts the compiler beside the system's temporary files, once, and returns where its libraries
+/// are.
+fn install_nvrtc() -> Result<PathBuf, Failure> {
+    let folder = std::env::temp_dir().join(format!("trellect-{}", NVRTC.replace("==", "-")));
+    let libraries = folder.join("nvidia/cu13/lib");
+    if !libraries.join("libnvrtc.so.13").exists() {
+        let mut pip = Command::new("python3");
+        pip.args(["-m", "pip", "install", "--quiet", "--no-deps", "--upgrade", "--target"]);
+        pip.arg(&folder).arg(NVRTC);
+        run(pip)?;
+    }
+    Ok(libraries)
 }
 
 fn fuzz(seconds: u32) -> Result<(), Failure> {
@@ -123,6 +158,7 @@ mod tests {
         assert_eq!(Chore::parse(&["check"]), Some(Chore::Check));
         assert_eq!(Chore::parse(&["deny"]), Some(Chore::Deny));
         assert_eq!(Chore::parse(&["loom"]), Some(Chore::Loom));
+        assert_eq!(Chore::parse(&["kernels"]), Some(Chore::Kernels));
         assert_eq!(Chore::parse(&["fuzz"]), Some(Chore::Fuzz { seconds: FUZZ_SECONDS }));
         assert_eq!(Chore::parse(&["fuzz", "5"]), Some(Chore::Fuzz { seconds: 5 }));
     }

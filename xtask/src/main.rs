@@ -15,6 +15,7 @@ usage: cargo xtask CHORE
   check           formatting, lints, documentation; warnings are errors
   deny            licences, bans, advisories and sources of every dependency
   loom            the models of the lock-free code, every interleaving
+  kernels         every GPU kernel, compiled for every architecture; fetches the compiler
   fuzz [SECONDS]  every fuzz target for SECONDS each (60)";
 
 fn main() -> ExitCode {

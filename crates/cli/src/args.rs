@@ -4,15 +4,23 @@ use std::fmt;
 use std::num::NonZeroUsize;
 use std::str::FromStr;
 
+#[cfg(feature = "cuda")]
+use anyhow::Context;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use trellect::core::{BitTuple, Codebook, LayerShape, NAMED_SHAPES, NamedShape, NumericClass};
 use trellect::cpu::{CpuBackend, CpuOptions};
+#[cfg(feature = "cuda")]
+use trellect::cuda::CudaBackend;
 use trellect::select::adaptive::Mode;
 
 use crate::cmd::{doctor, history, inspect, replay, run, select, stats, synth, tune};
+use crate::device::Device;
 
 /// Most tokens of one call that a flag may ask for.
 const MAX_TOKENS: u64 = 1 << 16;
+/// `CUDA_VISIBLE_DEVICES` says which of a machine's GPUs it is.
+#[cfg(feature = "cuda")]
+const FIRST_GPU: usize = 0;
 /// Most threads that a flag may ask for.
 const MAX_THREADS: usize = 1024;
 
@@ -64,17 +72,23 @@ pub(crate) struct DeviceArgs {
     /// Where to run.
     #[arg(long, value_enum, default_value_t = BackendArg::Cpu)]
     pub(crate) backend: BackendArg,
-    /// Threads that work on a launch [default: all that this process may use].
+    /// Threads that work on a launch of the cpu backend [default: all that this process may use].
     #[arg(long, value_name = "N", value_parser = parse_threads)]
     pub(crate) threads: Option<NonZeroUsize>,
 }
 
 impl DeviceArgs {
     /// Starts the backend.
-    pub(crate) fn open(&self) -> anyhow::Result<CpuBackend> {
+    pub(crate) fn open(&self) -> anyhow::Result<Device> {
         match self.backend {
             BackendArg::Cpu => {
-                Ok(CpuBackend::new(CpuOptions { threads: self.threads, ..CpuOptions::from_env()? }))
+                let options = CpuOptions { threads: self.threads, ..CpuOptions::from_env()? };
+                Ok(Device::Cpu(CpuBackend::new(options)))
+            }
+            #[cfg(feature = "cuda")]
+            BackendArg::Cuda => {
+                let backend = CudaBackend::open(FIRST_GPU).context("--backend cuda")?;
+                Ok(Device::Cuda(backend))
             }
         }
     }
@@ -85,6 +99,9 @@ impl DeviceArgs {
 pub(crate) enum BackendArg {
     /// The host's processor.
     Cpu,
+    /// The first NVIDIA GPU of this process.
+    #[cfg(feature = "cuda")]
+    Cuda,
 }
 
 /// How kernels are chosen.

@@ -7,6 +7,7 @@
 
 mod args;
 mod cmd;
+mod device;
 mod facts;
 mod history_file;
 mod output;

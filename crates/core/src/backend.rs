@@ -50,7 +50,9 @@ pub trait PreparedLayer: Send + Sync {
     /// Bytes that the prepared weights and scales take on the device.
     fn prepared_bytes(&self) -> u64;
 
-    /// Every kernel of the backend for this layer, best first within a family.
+    /// Every kernel of the backend for this layer, best first within a family. A backend that
+    /// compiles in the background answers anew: what was [`Compiling`](crate::WhyNot::Compiling)
+    /// is then runnable or not, and nothing else changes.
     fn candidates(&self) -> &[Candidate];
 
     /// A new, empty queue.

@@ -165,6 +165,12 @@ pub enum WhyNot {
     /// The caller did not list it.
     #[error("not among the kernels that the caller made available")]
     NotListed,
+    /// Its compiler has not finished.
+    #[error("is still being compiled")]
+    Compiling,
+    /// Its compiler or the device refused it.
+    #[error("could not be built: {0}")]
+    NotBuilt(Box<str>),
     /// It failed before.
     #[error("quarantined after {failures} failed launches")]
     Quarantined {

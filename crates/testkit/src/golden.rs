@@ -12,9 +12,11 @@ use half::f16;
 use safetensors::{Dtype, SafeTensors};
 use serde::Deserialize;
 
-/// The folder of the golden files.
+/// The folder of the golden files: where this crate was built, or, for a program that was built
+/// elsewhere, in the checkout that it is run in.
 pub fn dir() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("golden")
+    let built = Path::new(env!("CARGO_MANIFEST_DIR")).join("golden");
+    if built.is_dir() { built } else { "crates/testkit/golden".into() }
 }
 
 /// The folder of the golden checkpoint, with its `config.json` and `model.safetensors`.

@@ -50,6 +50,8 @@ pub use report::{Failure, Fallback, Report, Selection};
 pub use selector::{
     HistoryStatus, Selector, SelectorOptions, SelectorStats, is_exploration, metric_names,
 };
+#[cfg(feature = "cuda")]
+pub use trellect_cuda as cuda;
 pub use {
     trellect_core as core, trellect_cpu as cpu, trellect_exl3 as exl3, trellect_select as select,
     trellect_tune as tune,

@@ -12,6 +12,7 @@ use trellect::cpu::MAX_ISA_VARIABLE;
 use trellect::tune::history::{HISTORY_VARIABLE, default_location};
 
 use crate::args::DeviceArgs;
+use crate::device::Device;
 use crate::output;
 use crate::table::{self, Column};
 
@@ -21,9 +22,11 @@ Examples:
   TRELLECT_MAX_ISA=avx2 trellect doctor --json";
 
 /// The environment variables that this program reads.
-const KNOBS: [(&str, &str); 2] = [
+const KNOBS: &[(&str, &str)] = &[
     (MAX_ISA_VARIABLE, "strongest instruction set to use: generic, avx2 or avx512"),
     (HISTORY_VARIABLE, "the file that keeps what is learned"),
+    #[cfg(feature = "cuda")]
+    (trellect::cuda::CACHE_VARIABLE, "directory of compiled GPU kernels"),
 ];
 
 /// The flags of `doctor`.
@@ -42,7 +45,8 @@ pub(crate) struct DoctorArgs {
 struct DoctorReport {
     version: &'static str,
     device: String,
-    threads: usize,
+    /// Of the cpu backend.
+    threads: Option<usize>,
     facts: Vec<Fact>,
     memory: Memory,
     /// For a layer of the shape glm-4.7-flash with experts (6,2,3).
@@ -91,7 +95,7 @@ struct Knob {
 #[derive(Debug, Serialize)]
 struct BackendState {
     name: &'static str,
-    state: &'static str,
+    state: String,
 }
 
 /// Prints what this machine can run.
@@ -99,26 +103,57 @@ struct BackendState {
 /// # Errors
 /// When an environment variable has a value without meaning.
 pub(crate) fn run(args: &DoctorArgs) -> anyhow::Result<()> {
-    let backend = args.device.open()?;
-    let (shape, tuple) = sample();
-    let description = backend.describe();
-    let memory = backend.memory();
-    let report = DoctorReport {
-        version: env!("CARGO_PKG_VERSION"),
-        device: description.name,
-        threads: backend.threads(),
-        facts: description.facts.into_iter().map(|(name, value)| Fact { name, value }).collect(),
-        memory: Memory::new(memory),
-        kernels: backend.kernels(&shape, &[tuple]).iter().map(Kernel::new).collect(),
-        environment: KNOBS.map(|(name, meaning)| Knob::read(name, meaning)).into(),
-        backends: [BackendKind::Cpu, BackendKind::Cuda, BackendKind::Wgpu]
-            .map(|kind| BackendState { name: kind.name(), state: state(kind) })
-            .into(),
-        history: HistoryReport::new(),
+    let report = match args.device.open() {
+        Ok(backend) => DoctorReport::new(&backend),
+        #[cfg(feature = "cuda")]
+        Err(error) => match error.downcast_ref() {
+            Some(why) => DoctorReport::without_gpu(why),
+            None => return Err(error),
+        },
+        #[cfg(not(feature = "cuda"))]
+        Err(error) => return Err(error),
     };
     match args.json {
         true => output::print_json(&report),
         false => output::print(&report.to_string()),
+    }
+}
+
+impl DoctorReport {
+    fn new(backend: &Device) -> Self {
+        let (shape, tuple) = sample();
+        let description = backend.describe();
+        let facts = description.facts.into_iter().map(|(name, value)| Fact { name, value });
+        Self {
+            device: description.name,
+            threads: backend.threads(),
+            facts: facts.collect(),
+            memory: Memory::new(backend.memory()),
+            ..Self::of_kernels(&backend.kernels(&shape, &[tuple]))
+        }
+    }
+
+    #[cfg(feature = "cuda")]
+    fn without_gpu(why: &trellect::cuda::NoDevice) -> Self {
+        let (shape, tuple) = sample();
+        Self::of_kernels(&trellect::cuda::absent_kernels(&shape, &[tuple], why))
+    }
+
+    /// What does not depend on a device being there.
+    fn of_kernels(kernels: &[Candidate]) -> Self {
+        Self {
+            version: env!("CARGO_PKG_VERSION"),
+            device: "no device".into(),
+            threads: None,
+            facts: Vec::new(),
+            memory: Memory::new(MemoryFigures { available: 0, total: 0 }),
+            kernels: kernels.iter().map(Kernel::new).collect(),
+            environment: KNOBS.iter().map(|(name, meaning)| Knob::read(name, meaning)).collect(),
+            backends: [BackendKind::Cpu, BackendKind::Cuda, BackendKind::Wgpu]
+                .map(|kind| BackendState { name: kind.name(), state: state(kind) })
+                .into(),
+            history: HistoryReport::new(),
+        }
     }
 }
 
@@ -135,10 +170,32 @@ fn sample() -> (LayerShape, BitTuple) {
     (shape, BitTuple::new(6, 2, 3).expect("widths are 1 to 8"))
 }
 
-const fn state(kind: BackendKind) -> &'static str {
+fn state(kind: BackendKind) -> String {
     match kind {
-        BackendKind::Cpu => "ready",
-        BackendKind::Cuda | BackendKind::Wgpu => "not built into this version",
+        BackendKind::Cpu => "ready".into(),
+        #[cfg(feature = "cuda")]
+        BackendKind::Cuda => gpus(),
+        #[cfg(not(feature = "cuda"))]
+        BackendKind::Cuda => "not built into this version".into(),
+        BackendKind::Wgpu => "not built into this version".into(),
+    }
+}
+
+/// Every GPU and whether it can be used, or why there is none.
+#[cfg(feature = "cuda")]
+fn gpus() -> String {
+    use trellect::cuda::{CudaBackend, DeviceFacts, devices};
+    let describe = |DeviceFacts { ordinal, name, arch, .. }: &DeviceFacts| {
+        let state = match CudaBackend::open(*ordinal) {
+            Ok(_) => "ready".into(),
+            Err(why) => why.to_string(),
+        };
+        format!("{ordinal}: {name} ({arch}): {state}")
+    };
+    match devices() {
+        Ok(devices) if devices.is_empty() => "a driver, but no GPU".into(),
+        Ok(devices) => devices.iter().map(describe).collect::<Vec<_>>().join("; "),
+        Err(why) => why.to_string(),
     }
 }
 
@@ -218,7 +275,7 @@ impl fmt::Display for DoctorReport {
         });
         writeln!(f, "{}", table::render(&columns, cells.collect()))?;
         let columns = [Column::Left("backend"), Column::Left("state")];
-        let cells = self.backends.iter().map(|b| vec![b.name.into(), b.state.into()]);
+        let cells = self.backends.iter().map(|b| vec![b.name.into(), b.state.clone()]);
         writeln!(f, "{}", table::render(&columns, cells.collect()))?;
         match (&self.history.path, self.history.exists) {
             (Some(path), true) => writeln!(f, "history: {path}"),

@@ -95,7 +95,7 @@ pub(crate) fn run(args: &TuneArgs) -> anyhow::Result<()> {
         contexts,
         rounds: args.rounds as usize,
         cold_bytes: (args.cold_mib as usize) << 20,
-        threads: NonZeroUsize::new(backend.threads()).unwrap_or(NonZeroUsize::MIN),
+        threads: backend.threads().and_then(NonZeroUsize::new).unwrap_or(NonZeroUsize::MIN),
         skip: &plan::skip,
         draw: &draw,
     };

@@ -5,13 +5,13 @@ use std::fmt;
 
 use serde::Serialize;
 use trellect::core::{Backend, LayerShape};
-use trellect::cpu::CpuBackend;
 use trellect::exl3::MoeLayer;
 use trellect::{Report, is_exploration};
 
 use super::learning::LearningReport;
 use super::measure::{KernelRuns, Row};
 use super::source::Source;
+use crate::device::Device;
 use crate::facts;
 use crate::table::{self, Column};
 
@@ -39,18 +39,20 @@ pub(super) struct RunReport {
 pub(super) struct MachineReport {
     backend: String,
     device: String,
-    threads: usize,
-    max_isa: &'static str,
+    /// Of the cpu backend.
+    threads: Option<usize>,
+    /// Of the cpu backend.
+    max_isa: Option<&'static str>,
 }
 
 impl MachineReport {
     /// Describes `backend`.
-    pub(super) fn new(backend: &CpuBackend) -> Self {
+    pub(super) fn new(backend: &Device) -> Self {
         Self {
             backend: backend.kind().to_string(),
             device: backend.describe().name,
             threads: backend.threads(),
-            max_isa: backend.max_isa().name(),
+            max_isa: backend.max_isa(),
         }
     }
 }
@@ -249,10 +251,11 @@ impl fmt::Display for RunReport {
             layer.prepare_seconds,
             layer.prepare_gb_per_s
         )?;
-        let threads = table::plural(machine.threads, "thread");
+        let threads = machine.threads.map(|threads| table::plural(threads, "thread"));
+        let threads = threads.map_or_else(String::new, |threads| format!(", {threads}"));
         writeln!(
             f,
-            "  {} on {}, {threads}; routing: {}, top-{}\n",
+            "  {} on {}{threads}; routing: {}, top-{}\n",
             machine.backend, machine.device, self.routing, self.top_k
         )?;
         write_rows(f, &self.rows)?;

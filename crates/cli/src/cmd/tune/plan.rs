@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use trellect::core::{Backend, BitTuple, KernelSpec, PreparedLayer, Routing, RoutingError};
-use trellect::cpu::CpuBackend;
 use trellect::exl3::synth::{self, OwnedLayer};
 use trellect_tune::matrix::{ContextPlan, Inputs};
 
@@ -22,7 +21,7 @@ const PORTABLE_TOKENS: usize = 1;
 
 /// Makes and prepares the layers.
 pub(super) fn layers(
-    backend: &CpuBackend,
+    backend: &dyn Backend,
     layer: &SynthLayerArgs,
 ) -> anyhow::Result<Vec<Arc<dyn PreparedLayer>>> {
     let progress = Progress::new("making layers", LAYERS);
