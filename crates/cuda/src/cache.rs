@@ -143,6 +143,28 @@ mod tests {
     }
 
     #[test]
+    #[ignore = "needs NVRTC: `cargo xtask kernels` fetches it"]
+    fn a_damaged_entry_is_compiled_again_and_a_refusal_has_the_log() {
+        let folder = tempfile::tempdir().unwrap();
+        let cache = Cache { folder: folder.path().into(), compiler: compiler_version() };
+        let shape = trellect_core::LayerShape::new(128, 128, 1).unwrap();
+        let tuple = "2,2,2".parse().unwrap();
+        let recipes = crate::catalogue::recipes(&shape, &[tuple], 1, Arch::OLDEST);
+        let request = &recipes[0].request;
+        let path = folder.path().join(cache.key(request));
+        let cubin = cache.get(request).unwrap();
+        assert_eq!(read(&path).as_ref(), Some(&cubin));
+        fs::write(&path, &fs::read(&path).unwrap()[..100]).unwrap();
+        assert_eq!(cache.get(request).as_ref(), Ok(&cubin));
+        assert_eq!(read(&path).as_ref(), Some(&cubin));
+
+        let mut incomplete = request.clone();
+        incomplete.defines.retain(|(name, _)| *name != "HIDDEN");
+        let refusal = cache.get(&incomplete).unwrap_err().to_string();
+        assert!(refusal.contains("identifier \"HIDDEN\" is undefined"), "{refusal}");
+    }
+
+    #[test]
     fn the_variable_wins() {
         assert_eq!(folder(Some("/a/b".into())), Path::new("/a/b"));
         assert!(folder(None).ends_with("trellect/cubin"));
