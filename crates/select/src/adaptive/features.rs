@@ -64,7 +64,7 @@ pub struct Coordinates {
     pub experts_bucket: u32,
     /// Logarithmic bucket of the largest number of tokens of one expert.
     pub load_bucket: u32,
-    /// Hash of every tuple's share of the rows, in powers of two.
+    /// Hash of the tuple that has at least half of the rows, and of whether it has all.
     pub tuple_sketch: u32,
     /// How full the memory is.
     pub memory: MemoryLevel,
@@ -153,13 +153,15 @@ fn bucket(count: usize) -> u32 {
     }
 }
 
-fn tuple_sketch(rows_per_tuple: impl Iterator<Item = (BitTuple, u64)> + Clone) -> u32 {
+/// Which tuple has at least half of the rows, if any, and whether it has all of them. Smaller shares
+/// change with every draw of experts and seldom the ranking of kernels.
+fn tuple_sketch(mut rows_per_tuple: impl Iterator<Item = (BitTuple, u64)> + Clone) -> u32 {
     let total: u64 = rows_per_tuple.clone().map(|(_, rows)| rows).sum();
     let mut hash = Fnv::new();
-    for (tuple, rows) in rows_per_tuple.filter(|&(_, rows)| rows * 16 >= total && rows > 0) {
+    if let Some((tuple, rows)) = rows_per_tuple.find(|&(_, rows)| rows > 0 && 2 * rows >= total) {
         let [gate, up, down] = tuple.widths().map(|bits| u64::from(bits.get()));
         hash.add(gate << 16 | up << 8 | down);
-        hash.add(u64::from((total / rows).ilog2()));
+        hash.add(u64::from(rows == total));
     }
     hash.folded()
 }
