@@ -93,9 +93,9 @@ fn offers_of_class(exact: bool) -> Vec<Offer> {
     let mut offers = vec![
         small(Family::Decode, "k256", 256),
         small(Family::Decode, "k512", 512),
-        small(Family::Prefill4, "k512", 512),
         batch(Family::Prefill4, "s8", 1, 4, 8, 2),
         batch(Family::Prefill4, "s4", 1, 4, 4, 1),
+        small(Family::Prefill4, "k512", 512),
         batch(Family::Base, "r8", 1, 3, 2, 1),
         batch(Family::Base, "r16", 2, 3, 2, 1),
         batch(Family::Base, "ordered", 1, 3, 2, 1),
@@ -105,8 +105,8 @@ fn offers_of_class(exact: bool) -> Vec<Offer> {
             let plan = Arc::new(LargeBatch { rows, blocks_per_sm });
             offer(Family::LargeBatch, variant, plan)
         };
-        offers.push(wgmma("wgmma160", 160, 1));
         offers.push(wgmma("wgmma64", 64, 2));
+        offers.push(wgmma("wgmma160", 160, 1));
         offers.push(batch(Family::LargeBatch, "r32", 4, 2, 1, 1));
         offers.push(batch(Family::LargeBatch, "r64", 8, 2, 1, 1));
     }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
 
-use trellect_core::{Backend, KernelSpec, LayerShape, NumericClass, PreparedLayer};
+use trellect_core::{Backend, BackendKind, KernelSpec, LayerShape, NumericClass, PreparedLayer};
 use trellect_select::adaptive::{
     AdaptiveConfig, AdaptivePolicy, Arm, Evidence, MachineLimits, MemoryGauge, Mode, Provenance,
 };
@@ -226,11 +226,12 @@ impl Controller {
             // A kernel that fails here will fail in a call, too, which says so.
             return none;
         };
-        let threads =
-            std::thread::available_parallelism().unwrap_or(std::num::NonZero::<usize>::MIN);
-        let probe = BandwidthProbe::new(BANDWIDTH_BYTES, threads);
-        let best = (0..3).map(|_| probe.measure_gib_per_s()).fold(0.0, f64::max);
-        let stored = StoredCalibration::new(&found, best * f64::from(1 << 30) / 1e9);
+        let bytes_per_ns = match newcomer.backend.kind() {
+            BackendKind::Cpu => host_bytes_per_ns(),
+            // Not known: no bound on what a kernel may take, rather than the host's.
+            _ => 0.0,
+        };
+        let stored = StoredCalibration::new(&found, bytes_per_ns);
         match self.history.keep_calibration(environment, &stored) {
             Ok(kept) => kept,
             Err(error) => {
@@ -342,6 +343,14 @@ fn open_history(path: Option<PathBuf>) -> (History, HistoryStatus) {
         other => (format!("{other:?}"), true),
     };
     (history, HistoryStatus::new(Some(path), &state, is_writable))
+}
+
+/// How fast the host's memory is read.
+fn host_bytes_per_ns() -> f64 {
+    let threads = std::thread::available_parallelism().unwrap_or(std::num::NonZero::<usize>::MIN);
+    let probe = BandwidthProbe::new(BANDWIDTH_BYTES, threads);
+    let best = (0..3).map(|_| probe.measure_gib_per_s()).fold(0.0, f64::max);
+    best * f64::from(1 << 30) / 1e9
 }
 
 /// An error and its causes.
