@@ -218,7 +218,11 @@ impl Controller {
             Err(error) => self.status.error = Some(error.to_string()),
         }
         let none = StoredCalibration { bytes_per_ns: 0.0, kernels: Vec::new() };
-        let Some(layer) = newcomer.layer.filter(|_| !self.calibration_budget.is_zero()) else {
+        // The cost model's terms and the memory's bandwidth are the processor's; a GPU's fixed costs
+        // need another model, and until then its kernels start as the rules say.
+        let fits =
+            newcomer.backend.kind() == BackendKind::Cpu && !self.calibration_budget.is_zero();
+        let Some(layer) = newcomer.layer.filter(|_| fits) else {
             return none;
         };
         let layers = [Arc::clone(layer)];
@@ -226,12 +230,7 @@ impl Controller {
             // A kernel that fails here will fail in a call, too, which says so.
             return none;
         };
-        let bytes_per_ns = match newcomer.backend.kind() {
-            BackendKind::Cpu => host_bytes_per_ns(),
-            // Not known: no bound on what a kernel may take, rather than the host's.
-            _ => 0.0,
-        };
-        let stored = StoredCalibration::new(&found, bytes_per_ns);
+        let stored = StoredCalibration::new(&found, host_bytes_per_ns());
         match self.history.keep_calibration(environment, &stored) {
             Ok(kept) => kept,
             Err(error) => {
