@@ -242,7 +242,7 @@ mod tests {
             rejections.map(|rejection| rejection.to_string()).collect::<Vec<_>>()
         };
         assert_eq!(refused(Arch::HOPPER), Vec::<String>::new());
-        let expected = ["wgmma160", "wgmma64"].map(|variant| {
+        let expected = ["wgmma64", "wgmma160"].map(|variant| {
             let kernel = format!("moe_trellis_swiglu_large_batch@cuda.{variant}");
             format!("{kernel}: could not be built: is written for sm_90a alone")
         });
