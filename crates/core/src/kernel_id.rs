@@ -187,6 +187,12 @@ impl KernelId {
     pub const fn plain(self) -> Self {
         Self { variant: None, ..self }
     }
+
+    /// Whether this name means `kernel`: a name without implementation means every one of them.
+    #[inline]
+    pub fn names(self, kernel: Self) -> bool {
+        self == kernel || self == kernel.plain()
+    }
 }
 
 impl fmt::Display for KernelId {

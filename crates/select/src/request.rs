@@ -65,7 +65,7 @@ impl<'a> Request<'a> {
 
     #[inline]
     fn lists(&self, id: KernelId) -> bool {
-        let named = |listed: &KernelId| *listed == id || *listed == id.plain();
+        let named = |listed: &KernelId| listed.names(id);
         self.available.is_none_or(|list| list.iter().any(named))
     }
 }

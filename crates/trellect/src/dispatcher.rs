@@ -235,7 +235,7 @@ impl Dispatcher {
         out: &mut [f32],
     ) -> Result<Report, ForwardError> {
         let (call, mut report) = self.open(hidden, routing, out)?;
-        let named = |spec: &&KernelSpec| spec.id == kernel || spec.id.plain() == kernel;
+        let named = |spec: &&KernelSpec| kernel.names(spec.id);
         let found = self.layer.specs().find(named).map(|spec| (spec.id, spec.class));
         let (kernel, class) = found.ok_or(LaunchError::UnknownKernel { kernel })?;
         if routing.num_tokens() > 0 {
@@ -476,8 +476,7 @@ fn arms(
     available: Option<&[KernelId]>,
 ) -> Vec<KernelSpec> {
     let is_listed = |spec: &KernelSpec| {
-        let names = |id: &KernelId| *id == spec.id || *id == spec.id.plain();
-        available.is_none_or(|available| available.iter().any(names))
+        available.is_none_or(|available| available.iter().any(|name| name.names(spec.id)))
     };
     let arms = candidates.iter().filter(|spec| spec.class == numeric && is_listed(spec));
     arms.copied().collect()

@@ -215,7 +215,7 @@ fn find_kernel(
     let tuples: Vec<_> = layer.experts().iter().map(|expert| expert.tuple()).collect();
     let candidates = backend.kernels(layer.shape(), &tuples);
     if let Ok(asked) = name.parse::<KernelId>() {
-        let named = |id: KernelId| id == asked || id.plain() == asked;
+        let named = |id: KernelId| asked.names(id);
         if let Some(spec) = candidates.iter().flatten().find(|spec| named(spec.id)) {
             return Ok(*spec);
         }

@@ -112,27 +112,15 @@ struct ConsideredReport {
 /// # Errors
 /// When no kernel may serve.
 pub(crate) fn run(args: &SelectArgs) -> anyhow::Result<()> {
-    let config =
-        RuleConfig { exploration_rate: args.exploration, seed: args.seed, ..RuleConfig::default() };
-    let candidates = catalogue(&config.thresholds);
     if args.policy == PolicyArg::Adaptive {
         return adaptive::run(args);
     }
+    let config =
+        RuleConfig { exploration_rate: args.exploration, seed: args.seed, ..RuleConfig::default() };
+    let candidates = catalogue(&config.thresholds);
     let mut policy = RulePolicy::new(config)?;
     let tuple = args.tuple();
-    let numeric = if args.fp32_acc { NumericClass::Exact } else { NumericClass::Half };
-    let request = Request {
-        active_bits: &args.bits,
-        memory_pressure: args.pressure,
-        available: args.available.as_deref(),
-        ..Request::new(CallFacts {
-            num_tokens: args.batch,
-            num_pairs: args.batch,
-            active_tuples: tuple.as_slice(),
-            numeric,
-            workspace_limit: None,
-        })
-    };
+    let request = args.request(args.batch, tuple.as_slice());
     let decision = policy.select(&request, &candidates)?;
     let considered = match args.explain {
         true => Some(policy.explain(&request, &candidates)?.considered),
@@ -146,6 +134,26 @@ pub(crate) fn run(args: &SelectArgs) -> anyhow::Result<()> {
 }
 
 impl SelectArgs {
+    fn numeric(&self) -> NumericClass {
+        if self.fp32_acc { NumericClass::Exact } else { NumericClass::Half }
+    }
+
+    /// What a policy is asked about a call of `num_pairs` pairs.
+    fn request<'a>(&'a self, num_pairs: usize, active_tuples: &'a [BitTuple]) -> Request<'a> {
+        Request {
+            active_bits: &self.bits,
+            memory_pressure: self.pressure,
+            available: self.available.as_deref(),
+            ..Request::new(CallFacts {
+                num_tokens: self.batch,
+                num_pairs,
+                active_tuples,
+                numeric: self.numeric(),
+                workspace_limit: None,
+            })
+        }
+    }
+
     /// The widths of the three projections, where they were given.
     fn tuple(&self) -> Option<BitTuple> {
         let widths = self.gate.zip(self.up).zip(self.down);

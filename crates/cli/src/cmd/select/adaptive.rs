@@ -8,9 +8,9 @@ use anyhow::Context;
 use clap::CommandFactory;
 use clap::error::ErrorKind;
 use serde::Serialize;
-use trellect::core::{Backend, CallFacts, KernelId, KernelSpec, NumericClass};
+use trellect::core::{Backend, KernelId, KernelSpec, NumericClass};
 use trellect::select::adaptive::{AdaptiveExplanation, ExpertLoad, Mode};
-use trellect::select::{Request, RuleConfig, RulePolicy};
+use trellect::select::{RuleConfig, RulePolicy};
 use trellect::{Selector, SelectorOptions};
 
 use super::SelectArgs;
@@ -58,27 +58,16 @@ pub(super) fn run(args: &SelectArgs) -> anyhow::Result<()> {
         Cli::command().error(ErrorKind::MissingRequiredArgument, message).exit();
     };
     let backend: Arc<dyn Backend> = Arc::new(args.device.open()?);
-    let numeric = if args.fp32_acc { NumericClass::Exact } else { NumericClass::Half };
+    let numeric = args.numeric();
     let shape = args.shape.shape;
     let candidates: Vec<KernelSpec> =
         backend.kernels(&shape, &[tuple]).into_iter().flatten().collect();
     let tuples = [tuple];
-    let request = Request {
-        active_bits: &args.bits,
-        memory_pressure: args.pressure,
-        available: args.available.as_deref(),
-        ..Request::new(CallFacts {
-            num_tokens: args.batch,
-            num_pairs: args.batch * args.shape.top_k,
-            active_tuples: &tuples,
-            numeric,
-            workspace_limit: None,
-        })
-    };
+    let request = args.request(args.batch * args.shape.top_k, &tuples);
     let rules = RuleConfig { exploration_rate: 0.0, ..RuleConfig::default() };
     let decision = RulePolicy::new(rules)?.select(&request, &candidates)?;
     let is_listed = |spec: &&KernelSpec| {
-        let names = |id: &KernelId| *id == spec.id || *id == spec.id.plain();
+        let names = |name: &KernelId| name.names(spec.id);
         spec.class == numeric && args.available.as_ref().is_none_or(|list| list.iter().any(names))
     };
     let arms: Vec<KernelSpec> = candidates.iter().filter(is_listed).copied().collect();
