@@ -1,4 +1,5 @@
 use super::drift::Cusum;
+use super::noise::NoiseScale;
 use super::{Coordinates, Moments, PairedTest};
 
 /// Why a challenger is not probed.
@@ -30,6 +31,15 @@ pub(crate) struct ArmState {
     pub(crate) standing: Standing,
     /// Calls of the next retirement; doubles with each.
     pub(crate) refresh_calls: u64,
+    /// Tests with pairs that were given up: each later one gets a smaller share of α.
+    pub(crate) given_up: u32,
+}
+
+impl ArmState {
+    fn start_test(&mut self) {
+        self.given_up += u32::from(self.test.pairs().n > 0.0);
+        self.test = PairedTest::default();
+    }
 }
 
 /// The next leg of a pair whose other leg has been decided.
@@ -51,13 +61,14 @@ pub(crate) struct Context {
     pub(crate) arms: Vec<ArmState>,
     pub(crate) calls: u64,
     pub(crate) switches: u32,
-    /// Tests started anew so far: each later one gets a smaller share of α.
-    pub(crate) restarts: u32,
+    pub(crate) noise: NoiseScale,
     /// Pairs of an older epoch are void.
     pub(crate) epoch: u32,
     pub(crate) drift: Cusum,
     /// Moving average of the incumbent's latest residuals, the clock's part included.
     pub(crate) recent: f64,
+    /// Squares of how far the incumbent's samples were from what was believed, alarms or not.
+    pub(crate) spread: Moments,
     pub(crate) open_leg: Option<OpenLeg>,
     /// Whether the incumbent serves instead of the rules' pick on a prediction alone.
     pub(crate) unproven: bool,
@@ -71,42 +82,52 @@ pub(crate) struct Context {
 
 impl Context {
     /// Log wealth at which a challenger wins: `ln(2 K (s + 1)(s + 2) / α)` for `K` challengers,
-    /// two bets each, and `s` earlier starts of the race; the shares sum to at most `α`.
-    pub(crate) fn winning_wealth(&self, alpha: f64) -> f64 {
+    /// two bets each, and `s` earlier tests of the same one; the shares sum to at most `α`.
+    pub(crate) fn winning_wealth(&self, kernel: usize, alpha: f64) -> f64 {
         let challengers = self.arms.len().saturating_sub(1).max(1) as f64;
-        let start = f64::from(self.switches + self.restarts);
+        let start = f64::from(self.arms[kernel].given_up);
         (2.0 * challengers * (start + 1.0) * (start + 2.0) / alpha).ln()
+    }
+
+    /// Share of the incumbent's variance that is more than `noise`, the variance of one sample: what
+    /// slows the whole context for a while, which other kernels' samples then hold, too.
+    pub(crate) fn level_share(&self, noise: f64) -> f64 {
+        (1.0 - noise / self.spread.mean.max(1e-12)).clamp(0.0, 1.0)
     }
 
     /// Makes `kernel` the incumbent; every other kernel must prove itself against it afresh.
     pub(crate) fn switch_to(&mut self, kernel: usize, refresh_calls: u64) {
         self.incumbent = kernel;
         self.switches += 1;
-        self.unproven = false;
-        self.recent = self.arms[kernel].residual.mean;
         self.start_race(refresh_calls);
     }
 
     /// Takes a start back that was never proved.
     pub(crate) fn revert_to(&mut self, default: usize, refresh_calls: u64) {
         self.incumbent = default;
-        self.unproven = false;
-        self.recent = 0.0;
-        self.restart(refresh_calls);
-    }
-
-    /// Starts every test anew after the world has changed.
-    pub(crate) fn restart(&mut self, refresh_calls: u64) {
-        self.restarts += 1;
         self.start_race(refresh_calls);
     }
 
+    /// Every other kernel must prove itself against a new incumbent.
     fn start_race(&mut self, refresh_calls: u64) {
+        self.unproven = false;
         self.epoch += 1;
         self.open_leg = None;
+        self.arms.iter_mut().for_each(ArmState::start_test);
+        self.reopen_race(refresh_calls);
+    }
+
+    /// Lets every kernel race again after the world has changed. Tests that are `promising` go on, since
+    /// pairs do not see what slows both legs; what speaks against a kernel is void.
+    pub(crate) fn restart(&mut self, refresh_calls: u64, promising: impl Fn(&PairedTest) -> bool) {
+        let doubted = |arm: &&mut ArmState| !promising(&arm.test);
+        self.arms.iter_mut().filter(doubted).for_each(ArmState::start_test);
+        self.reopen_race(refresh_calls);
+    }
+
+    fn reopen_race(&mut self, refresh_calls: u64) {
         self.drift = Cusum::default();
         for arm in &mut self.arms {
-            arm.test = PairedTest::default();
             arm.standing = Standing::Racing;
             arm.refresh_calls = refresh_calls;
         }
@@ -127,8 +148,7 @@ impl Context {
             && calls >= until_call
         {
             arm.standing = Standing::Racing;
-            arm.test = PairedTest::default();
-            self.restarts += 1;
+            arm.start_test();
         }
         self.arms[kernel].standing == Standing::Racing
     }

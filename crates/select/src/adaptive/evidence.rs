@@ -78,13 +78,13 @@ pub struct PairedTest {
 }
 
 impl PairedTest {
-    /// Adds a pair and teaches `noise` what it says of the noise.
-    pub fn push(&mut self, log_ratio: f64, noise: &mut NoiseModel) {
+    /// Adds a pair and teaches `noise` what it says of the noise. By how much it differs from the pair
+    /// before it, if any.
+    pub fn push(&mut self, log_ratio: f64, noise: &mut NoiseModel) -> Option<f64> {
         let d = log_ratio.clamp(-CLIP, CLIP);
         let count = self.pairs.n as usize;
-        if count >= 1 {
-            noise.push_near(d - self.recent[(count - 1) % FAR_LAG]);
-        }
+        let difference = (count >= 1).then(|| d - self.recent[(count - 1) % FAR_LAG]);
+        difference.into_iter().for_each(|difference| noise.push_near(difference));
         if count >= FAR_LAG {
             noise.push_far(d - self.recent[count % FAR_LAG]);
         }
@@ -98,6 +98,7 @@ impl PairedTest {
         if self.block_len >= self.block_target {
             self.close_block();
         }
+        difference
     }
 
     /// A block weighs as many units (smallest blocks) as it holds.

@@ -16,7 +16,7 @@ pub struct AdaptiveExplanation {
     pub calls: u64,
     /// Switches in the context so far.
     pub switches: u32,
-    /// Log wealth that the next winner needs, once the context has been seen.
+    /// Log wealth that the least tested challenger needs, once the context has been seen.
     pub winning_wealth: Option<f64>,
     /// Every arm, in order.
     pub considered: Vec<ConsideredArm>,
@@ -41,6 +41,8 @@ pub struct ConsideredArm {
     pub gain: f64,
     /// The bets on those pairs.
     pub wealth: Wealth,
+    /// Log wealth that it needs to win, once the context has been seen.
+    pub winning_wealth: Option<f64>,
     /// Latencies imported of it for this context, and where from.
     pub imported: Vec<(u64, Provenance)>,
     /// What became of it.
@@ -86,16 +88,12 @@ impl fmt::Display for AdaptiveExplanation {
             Some(kernel) => write!(f, "{kernel}")?,
             None => f.write_str("not seen yet")?,
         }
-        write!(f, " ({} calls, {} switches", self.calls, self.switches)?;
-        match self.winning_wealth {
-            Some(wealth) => writeln!(f, ", a winner needs a log wealth of {wealth:.1})")?,
-            None => writeln!(f, ")")?,
-        }
+        writeln!(f, " ({} calls, {} switches)", self.calls, self.switches)?;
         for arm in &self.considered {
-            writeln!(
+            write!(
                 f,
                 "  {}  bound {:.0} ns, estimate {:.0} ns ± {:.1} %, {:.0} samples, {:.0} pairs, \
-                 gain {:+.2} %, log wealth {:.1}: {}",
+                 gain {:+.2} %, log wealth {:.1}",
                 arm.kernel,
                 arm.bound_ns,
                 arm.estimate_ns,
@@ -104,8 +102,11 @@ impl fmt::Display for AdaptiveExplanation {
                 arm.pairs,
                 100.0 * arm.gain,
                 arm.wealth.better.max(arm.wealth.much_better),
-                arm.verdict,
             )?;
+            if let Some(wealth) = arm.winning_wealth {
+                write!(f, " of {wealth:.1}")?;
+            }
+            writeln!(f, ": {}", arm.verdict)?;
             for (count, Provenance { variance_factor, reason }) in &arm.imported {
                 writeln!(
                     f,
@@ -126,7 +127,10 @@ impl AdaptivePolicy {
             incumbent: context.map(|context| self.arms[context.incumbent].spec.id),
             calls: context.map_or(0, |context| context.calls),
             switches: context.map_or(0, |context| context.switches),
-            winning_wealth: context.map(|context| context.winning_wealth(self.config.alpha)),
+            winning_wealth: context.map(|it| {
+                let needed = |kernel| it.winning_wealth(kernel, self.config.alpha);
+                (0..self.arms.len()).map(needed).fold(f64::INFINITY, f64::min)
+            }),
             considered: considered.collect(),
         }
     }
@@ -140,6 +144,7 @@ impl AdaptivePolicy {
         let Arm { spec, .. } = self.arms[kernel];
         let state = context.map(|context| &context.arms[kernel]);
         let test = state.map_or_else(PairedTest::default, |state| state.test.clone());
+        let noise = context.map_or_else(|| self.noise.clone(), |it| self.noise.of(&it.noise));
         let belief = self.predict(features, self.context_key(features), kernel);
         let fitness = self.health[kernel].fitness(self.now_ns);
         let verdict = match (spec.legal(&features.facts), context) {
@@ -161,7 +166,8 @@ impl AdaptivePolicy {
             samples: state.map_or(0.0, |state| state.residual.n),
             pairs: test.pairs().n,
             gain: test.pairs().mean,
-            wealth: test.wealth(self.config.margin, self.config.large_margin, &self.noise),
+            wealth: test.wealth(self.config.margin, self.config.large_margin, &noise),
+            winning_wealth: context.map(|it| it.winning_wealth(kernel, self.config.alpha)),
             imported: imported.map(|(row, from)| (row.latencies.count, from.clone())).collect(),
             verdict,
         }

@@ -1,7 +1,7 @@
 use super::context::{Context, Standing};
 use super::probe::Belief;
 use super::tickets::{Pair, Pending};
-use super::{AdaptivePolicy, Moments, Retirement};
+use super::{AdaptiveConfig, AdaptivePolicy, Moments, NoiseModel, Retirement};
 use crate::ContextKey;
 
 /// Weight of samples beyond which the oldest fade.
@@ -18,6 +18,8 @@ const BUCKET_WEIGHT: f64 = 16.0;
 const STALL_SDS: f64 = 3.0;
 /// Wealth, as a logarithm, that retires a challenger: 1 : 20.
 const RETIRING_WEALTH: f64 = 3.0;
+/// Wealth, as a logarithm, that a test keeps when its context's race starts anew.
+const PROMISING_WEALTH: f64 = 1.0;
 
 /// What feedback changes.
 impl AdaptivePolicy {
@@ -28,15 +30,39 @@ impl AdaptivePolicy {
     }
 
     /// Variance that one sample's log latency counts with in a mean of many: correlation included.
-    pub(super) fn sample_variance(&self) -> f64 {
-        self.noise.pair_variance() / 2.0 * self.noise.inflation()
+    pub(super) fn sample_variance(&self, noise: &NoiseModel) -> f64 {
+        noise.pair_variance() / 2.0 * noise.inflation()
     }
 
     /// The belief of a kernel's log latency in a context, the clock's part left out.
+    ///
+    /// Samples of different times differ by what slowed the whole context then. As far as that is
+    /// more than noise, a challenger is believed by its pairs with the incumbent, or little.
     pub(super) fn belief(&self, context: &Context, kernel: usize) -> Belief {
+        let noise = self.noise.of(&context.noise);
+        let own = self.belief_by_samples(context, kernel, &noise);
+        let level_share = context.level_share(self.sample_variance(&noise));
+        if kernel == context.incumbent || level_share == 0.0 {
+            return own;
+        }
+        let prior = self.prior_errors.mean;
+        let pairs = context.arms[kernel].test.pairs();
+        let incumbent = self.belief_by_samples(context, context.incumbent, &noise);
+        let pair_variance = noise.pair_variance() * noise.inflation();
+        let weight = pair_variance / prior;
+        let mean = pairs.shrunk(incumbent.mean - own.mean, weight);
+        let variance = pair_variance / (pairs.n + weight);
+        let blend = |own: f64, paired: f64| own + level_share * (paired - own);
+        Belief {
+            mean: blend(own.mean, incumbent.mean - mean),
+            sd: blend(own.sd * own.sd, variance).sqrt(),
+        }
+    }
+
+    fn belief_by_samples(&self, context: &Context, kernel: usize, noise: &NoiseModel) -> Belief {
         let state = &context.arms[kernel];
         let towards = self.pooled_effect(kernel, context.coordinates.token_bucket);
-        let noise = self.sample_variance();
+        let noise = self.sample_variance(noise);
         let prior = self.prior_errors.mean;
         let weight = noise / prior;
         let idle_calls = (context.calls - state.sampled_at) as f64;
@@ -49,12 +75,17 @@ impl AdaptivePolicy {
 
     /// Learns a residual, the clock's part still in it; whether the context's race starts anew.
     pub(super) fn learn(&mut self, pending: &Pending, residual: f64) -> bool {
-        let sd = (self.noise.pair_variance() / 2.0).sqrt();
         let clock = self.clock.level();
         let Some(context) = self.contexts.get(&pending.context) else { return false };
+        let noise = self.noise.of(&context.noise);
+        let sd = (noise.pair_variance() / 2.0).sqrt();
         let expected = self.pooled_effect(pending.kernel, context.coordinates.token_bucket);
         let stall = residual - clock - expected > STALL_SDS * self.prior_errors.mean.sqrt();
         let Some(context) = self.contexts.get_mut(&pending.context) else { return false };
+        let level = match pending.kernel == context.incumbent {
+            true => clock,
+            false => clock + context.level_share(sd * sd * noise.inflation()) * context.recent,
+        };
         let state = &mut context.arms[pending.kernel];
         if context.calls - state.sampled_at >= self.config.max_refresh_calls {
             state.residual = Moments::of(state.residual.n.min(STALE_SAMPLES), state.residual.mean);
@@ -65,7 +96,7 @@ impl AdaptivePolicy {
             return false;
         }
         let window = if before.n < 4.0 { 0.7 } else { 5.0 * sd };
-        let clipped = (residual - clock).clamp(before.mean - window, before.mean + window);
+        let clipped = (residual - level).clamp(before.mean - window, before.mean + window);
         state.residual.push_forgetting(clipped, MAX_SAMPLES);
         state.sampled_at = context.calls;
         if before.n == 0.0 {
@@ -79,9 +110,11 @@ impl AdaptivePolicy {
         if pending.kernel != context.incumbent || before.n < 4.0 {
             return false;
         }
+        let deviation = (residual - clock - before.mean).clamp(-window, window);
+        context.spread.push_forgetting(deviation * deviation, MAX_SAMPLES);
         context.recent += 0.3 * (residual - clock - before.mean - context.recent).clamp(-1.0, 1.0);
         self.clock.push(pending.context, residual - before.mean);
-        let scale = sd * self.noise.inflation().sqrt();
+        let scale = (sd * noise.inflation().sqrt()).max(context.spread.mean.sqrt());
         if !context.drift.push((residual - self.clock.level() - before.mean) / scale) {
             return false;
         }
@@ -93,7 +126,12 @@ impl AdaptivePolicy {
         let incumbent = &mut context.arms[context.incumbent].residual;
         *incumbent = Moments::of(2.0, incumbent.mean + context.recent);
         context.recent = 0.0;
-        context.restart(self.config.refresh_calls);
+        let noise = self.noise.of(&context.noise);
+        let AdaptiveConfig { margin, large_margin, refresh_calls, .. } = self.config;
+        context.restart(refresh_calls, |test| {
+            let wealth = test.wealth(margin, large_margin, &noise);
+            wealth.better.max(wealth.much_better) > PROMISING_WEALTH
+        });
         self.totals.alarms += 1;
         self.budget.alarm(self.now_ns.saturating_add(self.config.alarm_ns));
         true
@@ -131,10 +169,14 @@ impl AdaptivePolicy {
         };
         let config = &self.config;
         let test = &mut context.arms[challenger].test;
-        test.push(gain, &mut self.noise);
-        let wealth = test.wealth(config.margin, config.large_margin, &self.noise);
-        let tied = test.gain_upper_bound(&self.noise) < config.tie_zone;
-        if wealth.better.max(wealth.much_better) >= context.winning_wealth(config.alpha) {
+        if let Some(difference) = test.push(gain, &mut self.noise) {
+            context.noise.push(difference, &self.noise);
+        }
+        let noise = self.noise.of(&context.noise);
+        let wealth = test.wealth(config.margin, config.large_margin, &noise);
+        let tied = test.gain_upper_bound(&noise) < config.tie_zone;
+        let needed = context.winning_wealth(challenger, config.alpha);
+        if wealth.better.max(wealth.much_better) >= needed {
             let from = context.incumbent;
             context.switch_to(challenger, config.refresh_calls);
             self.totals.switches += 1;

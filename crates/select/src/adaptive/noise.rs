@@ -9,6 +9,9 @@ const PRIOR_PAIRS: f64 = 32.0;
 /// Pairs beyond which the oldest fade.
 const MAX_PAIRS: f64 = 4096.0;
 
+/// Times the mean so far that half a squared difference counts at most.
+const CLIP: f64 = 9.0;
+
 /// Where wealth assumes more noise than was measured, by this factor of the variance.
 const CAUTION: f64 = 1.15;
 
@@ -70,6 +73,13 @@ impl NoiseModel {
         (1.0 + rho) / (1.0 - rho)
     }
 
+    /// The same with the scale of one context's noise.
+    pub(crate) fn of(&self, scale: &NoiseScale) -> Self {
+        let factor = scale.factor(self.near.mean);
+        let scaled = |level: Moments| Moments { mean: factor * level.mean, ..level };
+        Self { near: scaled(self.near), far: scaled(self.far), correlation: self.correlation }
+    }
+
     /// Variance to assume of the mean of a block of `pairs`: `1.15 · σ² (1 + ρ) / ((1 − ρ) pairs)`.
     pub fn block_variance(&self, pairs: usize) -> f64 {
         CAUTION * self.pair_variance() * self.inflation() / pairs as f64
@@ -87,9 +97,28 @@ impl NoiseModel {
     }
 }
 
+/// How noisy one context is: half the squared differences of its successive pairs. Contexts differ by
+/// factors, small calls being the noisy ones, and a common level would make every other proof slow.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(crate) struct NoiseScale(Moments);
+
+impl NoiseScale {
+    /// Takes what a pair differs by from the one before it.
+    pub(crate) fn push(&mut self, difference: f64, pooled: &NoiseModel) {
+        let usual = self.0.shrunk(pooled.near.mean, PRIOR_PAIRS);
+        let square = (difference * difference / 2.0).min(CLIP * usual);
+        self.0.push_forgetting(square, MAX_PAIRS);
+    }
+
+    /// The variance over the pooled one, towards 1 where few pairs tell.
+    fn factor(&self, pooled: f64) -> f64 {
+        self.0.shrunk(pooled, PRIOR_PAIRS) / pooled.max(1e-12)
+    }
+}
+
 /// Adds half a squared difference, at most nine times the mean so far: stalls are white noise and
 /// would hide a correlation, but clipped on each lag's own scale they leave the ratio alone.
 fn push_clipped(level: &mut Moments, difference: f64) {
-    let square = (difference * difference / 2.0).min(9.0 * level.mean);
+    let square = (difference * difference / 2.0).min(CLIP * level.mean);
     level.push_forgetting(square, MAX_PAIRS);
 }

@@ -2,10 +2,11 @@ use rand::RngExt;
 
 use super::context::{ArmState, Context, OpenLeg, Standing};
 use super::drift::Cusum;
+use super::noise::NoiseScale;
 use super::probe::Draw;
 use super::{
     AdaptivePolicy, Arm, CallFeatures, ChoiceReason, Conditions, Coordinates, Fitness, MemoryLevel,
-    Mode, PairedTest,
+    Mode, Moments, PairedTest,
 };
 use crate::ContextKey;
 
@@ -46,6 +47,7 @@ impl AdaptivePolicy {
             test: PairedTest::default(),
             standing: Standing::Racing,
             refresh_calls: self.config.refresh_calls,
+            given_up: 0,
         };
         let mut context = Context {
             coordinates,
@@ -55,10 +57,11 @@ impl AdaptivePolicy {
             base,
             calls: 0,
             switches: 0,
-            restarts: 0,
+            noise: NoiseScale::default(),
             epoch: 0,
             drift: Cusum::default(),
             recent: 0.0,
+            spread: Moments::default(),
             open_leg: None,
             unproven: false,
             settled: false,
@@ -242,14 +245,16 @@ impl AdaptivePolicy {
                 challengers.push((kernel, self.belief(context, kernel)));
             }
         }
-        let idle = |kernel: usize| context.calls - context.arms[kernel].sampled_at;
-        let longest_idle =
-            challengers.iter().map(|&(kernel, _)| kernel).max_by_key(|&k| idle(k))?;
-        let overdue = idle(longest_idle) >= self.config.max_refresh_calls;
+        let overdue = challengers.iter().find(|(kernel, belief)| {
+            let idle = (context.calls - context.arms[*kernel].sampled_at) as f64;
+            let loss = (belief.mean - incumbent.mean).exp_m1();
+            idle >= self.config.max_refresh_calls as f64 && idle >= loss / 1e-4
+        });
+        let overdue = overdue.map(|&(kernel, _)| kernel);
         Some(Draw {
             incumbent,
             challengers,
-            overdue: overdue.then_some(longest_idle),
+            overdue,
             margin: self.config.margin,
             affordable_ns: self.budget.affordable_ns(self.now_ns),
         })

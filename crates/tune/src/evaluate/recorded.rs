@@ -5,11 +5,13 @@
 //! judged on the samples that it was tuned on.
 //!
 //! A recorded time is the round's *level*, which all kernels of a context share, times what is left.
-//! A call takes the level of one round and the rest of another: a round took seconds, in which
-//! a context would have been called many times, so the level stays for some calls, while the rest
-//! changes with every call, for all kernels as in that round. Both come in blocks of successive rounds
-//! from a random start, and are the same whatever kernel is chosen, so what slowed everything for
-//! a while does so in the replay, and what scattered kernels apart does that.
+//! A call takes the level of one round and the rest of another. A level stays for as long as the
+//! launches of its round took, over all contexts: levels of one round, measured seconds apart, are
+//! alike between contexts (a correlation of 0.5 in the CPU's recordings), those of successive rounds
+//! hardly (0.2). The rest changes with every call, for all kernels as in that round. Both come in
+//! blocks of successive rounds from a random start, and are the same whatever kernel is chosen, so
+//! what slowed everything for a while does so in the replay, and what scattered kernels apart does
+//! that.
 //!
 //! The experts' loads that a policy sees are those of a round drawn apart. Were they those of the
 //! same round, a policy that tells contexts apart by loads could tell the rounds apart, and learn
@@ -31,9 +33,6 @@ use crate::matrix::{Cell, Matrix, MatrixContext, median};
 /// Most successive rounds of a block.
 const BLOCK: usize = 5;
 
-/// Calls, over all contexts, that share a level.
-const CALLS_PER_LEVEL: usize = 16;
-
 /// What a matrix says, made ready for any number of runs.
 #[derive(Clone, Debug)]
 pub struct Recording {
@@ -41,6 +40,8 @@ pub struct Recording {
     top_k: usize,
     arms: Vec<Arm>,
     contexts: Vec<RecordedContext>,
+    /// What the launches of every round took.
+    round_ns: Vec<f64>,
     trace: Trace,
     trained: Trained,
 }
@@ -120,7 +121,9 @@ impl Recording {
             contexts.push(RecordedContext { num_tokens, tuples, open, truth_ns, rounds });
         }
         let trained = train(matrix, &contexts, &trace);
-        Ok(Self { shape, top_k: matrix.shape.top_k, arms, contexts, trace, trained })
+        let round_ns = round_ns(matrix);
+        let top_k = matrix.shape.top_k;
+        Ok(Self { shape, top_k, arms, contexts, round_ns, trace, trained })
     }
 
     /// The world of a seed.
@@ -128,7 +131,8 @@ impl Recording {
         let rng = ChaCha8Rng::seed_from_u64(seed);
         let calls = self.trace.calls(self.contexts.len(), seed);
         let (level, rest) = (Blocks::default(), Blocks::default());
-        RecordedWorld { recording: self, calls, rng, level, rest, shown: 0, now_ns: 0.0 }
+        let (level_until_ns, now_ns) = (0.0, 0.0);
+        RecordedWorld { recording: self, calls, rng, level, level_until_ns, rest, shown: 0, now_ns }
     }
 
     /// Share by which the kernels that were fastest in the first half of the rounds are slower than
@@ -151,6 +155,7 @@ pub struct RecordedWorld<'a> {
     rng: ChaCha8Rng,
     /// The round whose level counts; a context with fewer rounds starts over.
     level: Blocks,
+    level_until_ns: f64,
     /// The round from which the rest is.
     rest: Blocks,
     /// The round whose loads are shown.
@@ -199,10 +204,10 @@ impl World for RecordedWorld<'_> {
     }
 
     fn next_call(&mut self, call: usize) -> (usize, bool) {
-        let contexts = &self.recording.contexts;
-        let rounds = contexts.iter().map(|context| context.rounds.len()).max().unwrap_or(1);
-        if call.is_multiple_of(CALLS_PER_LEVEL) {
+        let rounds = self.recording.round_ns.len();
+        while self.level_until_ns <= self.now_ns {
             self.level.advance(&mut self.rng, rounds);
+            self.level_until_ns += self.recording.round_ns[self.level.round % rounds];
         }
         self.rest.advance(&mut self.rng, rounds);
         self.shown = self.rng.random_range(0..rounds);
@@ -285,6 +290,22 @@ fn sample(cell: &Cell, round: usize) -> f64 {
 
 fn position(candidates: &[KernelSpec], kernel: KernelId) -> usize {
     candidates.iter().position(|spec| spec.id == kernel).expect("a decision is a candidate")
+}
+
+/// What the launches of every round of the second half took together, at least a nanosecond.
+fn round_ns(matrix: &Matrix) -> Vec<f64> {
+    let second_half = |context: &MatrixContext| {
+        let rounds = context.rounds.len();
+        let of_round = move |at: usize| {
+            let samples = context.cells.iter().map(move |cell| sample(cell, at));
+            samples.filter(|ns| ns.is_finite()).sum::<f64>()
+        };
+        (rounds / 2..rounds).map(of_round).collect::<Vec<f64>>()
+    };
+    let contexts: Vec<Vec<f64>> = matrix.contexts.iter().map(second_half).collect();
+    let rounds = contexts.iter().map(Vec::len).max().unwrap_or(0);
+    let of_round = |at: usize| contexts.iter().filter_map(|ns| ns.get(at)).sum::<f64>();
+    (0..rounds).map(|at| of_round(at).max(1.0)).collect()
 }
 
 /// How far every one of some rounds was from the usual: the median over kernels of how far each was
