@@ -64,6 +64,8 @@ pub(crate) struct Context {
     pub(crate) noise: NoiseScale,
     /// Pairs of an older epoch are void.
     pub(crate) epoch: u32,
+    /// The prior's errors at every kernel's first sample.
+    pub(crate) errors: Moments,
     pub(crate) drift: Cusum,
     /// Moving average of the incumbent's latest residuals, the clock's part included.
     pub(crate) recent: f64,

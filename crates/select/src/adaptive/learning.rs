@@ -61,7 +61,8 @@ impl AdaptivePolicy {
 
     fn belief_by_samples(&self, context: &Context, kernel: usize, noise: &NoiseModel) -> Belief {
         let state = &context.arms[kernel];
-        let towards = self.pooled_effect(kernel, context.coordinates.token_bucket);
+        let pooled = self.pooled_effect(kernel, context.coordinates.token_bucket);
+        let towards = pooled + self.common_errors.share() * context.errors.mean;
         let noise = self.sample_variance(noise);
         let prior = self.prior_errors.mean;
         let weight = noise / prior;
@@ -79,7 +80,8 @@ impl AdaptivePolicy {
         let Some(context) = self.contexts.get(&pending.context) else { return false };
         let noise = self.noise.of(&context.noise);
         let sd = (noise.pair_variance() / 2.0).sqrt();
-        let expected = self.pooled_effect(pending.kernel, context.coordinates.token_bucket);
+        let pooled = self.pooled_effect(pending.kernel, context.coordinates.token_bucket);
+        let expected = pooled + self.common_errors.share() * context.errors.mean;
         let stall = residual - clock - expected > STALL_SDS * self.prior_errors.mean.sqrt();
         let Some(context) = self.contexts.get_mut(&pending.context) else { return false };
         let level = match pending.kernel == context.incumbent {
@@ -95,12 +97,23 @@ impl AdaptivePolicy {
             (state.suspected, state.sampled_at) = (true, context.calls);
             return false;
         }
-        let window = if before.n < 4.0 { 0.7 } else { 5.0 * sd };
+        let window = match before.n {
+            0.0 => f64::INFINITY,
+            n if n < 4.0 => 0.7,
+            _ => 5.0 * sd,
+        };
         let clipped = (residual - level).clamp(before.mean - window, before.mean + window);
         state.residual.push_forgetting(clipped, MAX_SAMPLES);
         state.sampled_at = context.calls;
         if before.n == 0.0 {
-            self.prior_errors.push(clipped * clipped);
+            let error = clipped - expected;
+            self.prior_errors.push(error * error);
+            let own = clipped - pooled;
+            if context.errors.n > 0.0 {
+                let others = context.errors.mean;
+                self.common_errors.push(others, own);
+            }
+            context.errors.push(own);
         }
         if before.n < POOLED_SAMPLES {
             self.kernel_effects[pending.kernel].push_forgetting(clipped, 4.0 * MAX_SAMPLES);

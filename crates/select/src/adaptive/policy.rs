@@ -8,6 +8,7 @@ use super::drift::CommonMode;
 use super::features::digest;
 use super::ledger::Ledger;
 use super::log::DecisionLog;
+use super::moments::CommonErrors;
 use super::replay::Replay;
 use super::serving::Leg;
 use super::tickets::{Pending, Tickets};
@@ -74,6 +75,8 @@ pub struct AdaptivePolicy {
     pub(super) bucket_effects: BTreeMap<(usize, u32), Moments>,
     /// Squared errors of the prior, one a context and kernel.
     pub(super) prior_errors: Moments,
+    /// How far the prior errs by the same for all kernels of a context.
+    pub(super) common_errors: CommonErrors,
     pub(super) noise: NoiseModel,
     pub(super) clock: CommonMode,
     pub(super) budget: ProbeBudget,
@@ -115,6 +118,7 @@ impl AdaptivePolicy {
             arms,
             contexts: BTreeMap::new(),
             bucket_effects: BTreeMap::new(),
+            common_errors: CommonErrors::default(),
             noise: NoiseModel::default(),
             clock: CommonMode::default(),
             budget: ProbeBudget::default(),

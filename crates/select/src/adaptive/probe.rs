@@ -34,6 +34,8 @@ pub(crate) struct Draw {
     pub(crate) challengers: Vec<(usize, Belief)>,
     /// The challenger that has been idle for too long, which is taken without a draw.
     pub(crate) overdue: Option<usize>,
+    /// Whether it is taken for an honest look, which has a budget of its own.
+    pub(crate) is_look: bool,
     /// Log ratio by which a draw must beat the incumbent's.
     pub(crate) margin: f64,
     /// Expected loss that the budget affords, nanoseconds.
@@ -74,9 +76,17 @@ impl Draw {
         loss * self.incumbent.mean.exp()
     }
 
+    /// Nanoseconds that `kernel` should take longer than the incumbent, at least 0.
+    pub(crate) fn surplus_ns(&self, kernel: usize) -> f64 {
+        let belief = self.challengers.iter().find(|&&(other, _)| other == kernel);
+        let incumbent_ns = self.incumbent.mean.exp();
+        belief.map_or(0.0, |(_, belief)| (belief.mean.exp() - incumbent_ns).max(0.0))
+    }
+
     /// The probability that a pair with `kernel` is begun.
     fn share(&self, kernel: usize) -> f64 {
-        let affordable = |kernel: usize| self.expected_loss_ns(kernel) <= self.affordable_ns;
+        let affordable =
+            |kernel: usize| self.is_look || self.expected_loss_ns(kernel) <= self.affordable_ns;
         match self.overdue {
             _ if !affordable(kernel) => 0.0,
             Some(overdue) => f64::from(u8::from(overdue == kernel)),

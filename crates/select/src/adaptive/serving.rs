@@ -3,7 +3,7 @@ use rand::RngExt;
 use super::context::{ArmState, Context, OpenLeg, Standing};
 use super::drift::Cusum;
 use super::noise::NoiseScale;
-use super::probe::Draw;
+use super::probe::{Belief, Draw};
 use super::{
     AdaptivePolicy, Arm, CallFeatures, ChoiceReason, Conditions, Coordinates, Fitness, MemoryLevel,
     Mode, Moments, PairedTest,
@@ -59,6 +59,7 @@ impl AdaptivePolicy {
             switches: 0,
             noise: NoiseScale::default(),
             epoch: 0,
+            errors: Moments::default(),
             drift: Cusum::default(),
             recent: 0.0,
             spread: Moments::default(),
@@ -208,9 +209,11 @@ impl AdaptivePolicy {
         }
         let Some(draw) = draw else { return (None, None) };
         let drawn = draw.challenger(&mut self.rng);
-        let Some(challenger) =
-            drawn.filter(|&k| self.budget.take(draw.expected_loss_ns(k), self.now_ns))
-        else {
+        let affords = |kernel: &usize| match draw.is_look {
+            true => self.budget.take_look(draw.surplus_ns(*kernel), self.now_ns),
+            false => self.budget.take(draw.expected_loss_ns(*kernel), self.now_ns),
+        };
+        let Some(challenger) = drawn.filter(affords) else {
             return (None, Some(draw));
         };
         let pair = self.tickets.open_pair(challenger, context.epoch);
@@ -250,14 +253,36 @@ impl AdaptivePolicy {
             let loss = (belief.mean - incumbent.mean).exp_m1();
             idle >= self.config.max_refresh_calls as f64 && idle >= loss / 1e-4
         });
-        let overdue = overdue.map(|&(kernel, _)| kernel);
+        let look = self.look(context, &challengers, &incumbent);
+        let overdue = look.or(overdue.map(|&(kernel, _)| kernel));
         Some(Draw {
             incumbent,
             challengers,
             overdue,
+            is_look: look.is_some(),
             margin: self.config.margin,
             affordable_ns: self.budget.affordable_ns(self.now_ns),
         })
+    }
+
+    /// The kernel whose honest look is due: the cheapest, by belief, of those that nothing was measured of
+    /// in calls of such a size, where the budget of looks affords it. However slow the prior calls
+    /// it, the prior may be wrong by factors, and nothing but a look tells.
+    fn look(
+        &mut self,
+        context: &Context,
+        challengers: &[(usize, Belief)],
+        incumbent: &Belief,
+    ) -> Option<usize> {
+        let affordable_ns = self.budget.affordable_look_ns(self.now_ns);
+        let bucket = context.coordinates.token_bucket;
+        let unseen = challengers.iter().filter(|&&(kernel, _)| {
+            context.arms[kernel].residual.n == 0.0
+                && !self.bucket_effects.contains_key(&(kernel, bucket))
+        });
+        let (kernel, belief) = unseen.min_by(|a, b| a.1.mean.total_cmp(&b.1.mean))?;
+        let surplus_ns = belief.mean.exp() - incumbent.mean.exp();
+        (surplus_ns <= affordable_ns).then_some(*kernel)
     }
 
     /// Whether a kernel's lower bound is above the incumbent's expected latency.

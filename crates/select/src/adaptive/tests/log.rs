@@ -13,6 +13,7 @@ fn draw(incumbent: (f64, f64), challengers: &[(f64, f64)]) -> Draw {
         incumbent: belief(&incumbent),
         challengers: challengers.iter().map(belief).enumerate().map(|(k, b)| (k + 1, b)).collect(),
         overdue: None,
+        is_look: false,
         margin: 0.005,
         affordable_ns: f64::INFINITY,
     }
