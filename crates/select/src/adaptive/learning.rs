@@ -29,11 +29,6 @@ impl AdaptivePolicy {
         of_bucket.map_or(of_kernel, |moments| moments.shrunk(of_kernel, BUCKET_WEIGHT))
     }
 
-    /// Variance that one sample's log latency counts with in a mean of many: correlation included.
-    pub(super) fn sample_variance(&self, noise: &NoiseModel) -> f64 {
-        noise.pair_variance() / 2.0 * noise.inflation()
-    }
-
     /// The belief of a kernel's log latency in a context, the clock's part left out.
     ///
     /// Samples of different times differ by what slowed the whole context then. As far as that is
@@ -41,11 +36,12 @@ impl AdaptivePolicy {
     pub(super) fn belief(&self, context: &Context, kernel: usize) -> Belief {
         let noise = self.noise.of(&context.noise);
         let own = self.belief_by_samples(context, kernel, &noise);
-        let level_share = context.level_share(self.sample_variance(&noise));
+        let level_share = context.level_share(noise.sample_variance());
         if kernel == context.incumbent || level_share == 0.0 {
             return own;
         }
-        let prior = self.prior_errors.mean;
+        let level_variance = (context.spread.mean - noise.sample_variance()).max(0.0);
+        let prior = own.sd * own.sd + level_variance;
         let pairs = context.arms[kernel].test.pairs();
         let incumbent = self.belief_by_samples(context, context.incumbent, &noise);
         let pair_variance = noise.pair_variance() * noise.inflation();
@@ -63,7 +59,7 @@ impl AdaptivePolicy {
         let state = &context.arms[kernel];
         let pooled = self.pooled_effect(kernel, context.coordinates.token_bucket);
         let towards = pooled + self.common_errors.share() * context.errors.mean;
-        let noise = self.sample_variance(noise);
+        let noise = noise.sample_variance();
         let prior = self.prior_errors.mean;
         let weight = noise / prior;
         let idle_calls = (context.calls - state.sampled_at) as f64;

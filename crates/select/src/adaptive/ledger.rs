@@ -187,14 +187,14 @@ impl AdaptivePolicy {
         kernel: usize,
         log_estimate: f64,
     ) -> Moments {
-        let noise = self.sample_variance(&self.noise);
+        let noise = self.noise.sample_variance();
         let rows = self.ledger.imported_of(context, self.arms[kernel].spec.id);
         let samples = rows.map(|(row, from)| as_samples(&row.latencies, from, log_estimate, noise));
         samples.fold(Moments::default(), |sum, row| sum.merge(&row))
     }
 
     fn believe(&mut self, row: &Evidence, kernel: usize, from: &Provenance) {
-        let noise = self.sample_variance(&self.noise);
+        let noise = self.noise.sample_variance();
         if let Some(context) = self.contexts.get_mut(&row.context) {
             let samples = as_samples(&row.latencies, from, context.base[kernel], noise);
             let residual = &mut context.arms[kernel].residual;

@@ -73,6 +73,11 @@ impl NoiseModel {
         (1.0 + rho) / (1.0 - rho)
     }
 
+    /// Variance that one sample's log latency counts with in a mean of many: correlation included.
+    pub(crate) fn sample_variance(&self) -> f64 {
+        self.pair_variance() / 2.0 * self.inflation()
+    }
+
     /// The same with the scale of one context's noise.
     pub(crate) fn of(&self, scale: &NoiseScale) -> Self {
         let factor = scale.factor(self.near.mean);
