@@ -9,10 +9,10 @@ use trellect_core::{
 
 use crate::driver::{Driver, Plan, Run};
 use crate::isa::Isa;
-use crate::micro::Micro;
 use crate::micro::generic::{GenericExact, GenericInteger, HalfActivations, Int8Activations};
 #[cfg(target_arch = "x86_64")]
-use crate::micro::x86::{Avx2Exact, Avx2Integer, Avx512Exact, Avx512Integer};
+use crate::micro::x86::{AmxHalf, Avx2Exact, Avx2Integer, Avx512Exact, Avx512Integer};
+use crate::micro::{MR, Micro};
 
 /// Pairs that the workspace of a fast family is made for: enough that a chunk's phases dwarf the
 /// joins between them.
@@ -65,8 +65,16 @@ pub(crate) fn entries(
     classes
         .into_iter()
         .flat_map(|(class, kernels)| kernels.into_iter().map(move |(id, plan)| (class, id, plan)))
-        .flat_map(|(class, id, plan)| Isa::ALL.map(|isa| machine.entry(id, plan, isa, class)))
+        .flat_map(|(class, id, plan)| {
+            let isas = Isa::ALL.into_iter().filter(move |&isa| is_written(isa, class, plan));
+            isas.map(move |isa| machine.entry(id, plan, isa, class))
+        })
         .collect()
+}
+
+/// Whether there is such a kernel on any machine. The matrix unit is for many rows, in class `half`.
+fn is_written(isa: Isa, class: NumericClass, plan: Plan) -> bool {
+    isa != Isa::Amx || (class == NumericClass::Half && plan.block_rows > MR)
 }
 
 /// What the kernels are listed for.
@@ -149,6 +157,11 @@ fn driver(isa: Isa, class: NumericClass, plan: Plan) -> Option<Box<dyn Run>> {
                     run(Avx512Integer::<Int8Activations>(token, PhantomData), half, plan)
                 }
             }
+        }
+        #[cfg(target_arch = "x86_64")]
+        Isa::Amx => {
+            let half = AmxHalf(crate::isa::Amx::detect()?);
+            run(half, half, plan)
         }
         #[cfg(not(target_arch = "x86_64"))]
         _ => return None,

@@ -8,7 +8,7 @@ use trellect_core::{Codebook, HADAMARD, NumericClass, TILE};
 
 use super::codebook::{CodebookMath, apply_step, weight_f32, weight_i16, with_codebook};
 use super::panel::{Panel, Segment, panel_scratch_bytes};
-use super::rotate::{quantise_f32, quantise_i16, rotate, swiglu, unrotate};
+use super::rotate::{quantise_f32, quantise_integer, rotate, store_tile, swiglu, unrotate};
 use super::{
     Column, GROUP_WEIGHTS, GROUPS, GUARD, Micro, Outputs, ROW_OF_LANE, RowMut, RowRef, RowsRef,
     TILE_WEIGHTS, width,
@@ -186,7 +186,7 @@ impl<A: Activations> Micro for GenericInteger<A> {
     }
 
     fn quantise(self, rotated: &[f32], out: RowMut<'_, i16>) {
-        quantise_i16(rotated, A::SEGMENT_TILES, A::LARGEST, out, |lanes| lanes);
+        quantise_integer(rotated, A::SEGMENT_TILES, A::LARGEST, out, store_tile);
     }
 
     fn unrotate(self, raw: &mut [f32; HADAMARD], svh: &[f32], bias: Option<&[f32]>) {

@@ -63,6 +63,7 @@ pub(crate) trait Lane:
 }
 impl Lane for i8 {}
 impl Lane for i16 {}
+impl Lane for i32 {}
 impl Lane for f32 {}
 
 /// The tiles of 16 output channels, along `k`.

@@ -73,27 +73,28 @@ pub(crate) fn quantise_f32(rotated: &[f32], row_of_lane: &[usize; TILE], out: Ro
     *out.sum = 0.0;
 }
 
-/// Activations as integers of up to `largest` in the order of [`ROW_OF_LANE`], with one scale per
-/// segment of `segment_tiles`; `store` turns a tile's integers into its lanes.
+/// Activations as integers of up to `largest`, with one scale per segment of `segment_tiles`. `store`
+/// puts a tile's integers, in the order of [`ROW_OF_LANE`], where the row's lanes want them.
 #[inline(always)]
-pub(crate) fn quantise_i16(
+pub(crate) fn quantise_integer<L>(
     rotated: &[f32],
     segment_tiles: usize,
     largest: f32,
-    out: RowMut<'_, i16>,
-    store: impl Fn([i16; TILE]) -> [i16; TILE],
+    out: RowMut<'_, L>,
+    store: impl Fn(&mut [L], usize, [i16; TILE]),
 ) {
     let mut total = 0.0;
-    let segments = rotated.chunks(segment_tiles * TILE);
-    let lanes = out.lanes.chunks_mut(segment_tiles * TILE);
-    for ((segment, lanes), scale) in segments.zip(lanes).zip(out.scales) {
+    let segments = rotated.chunks(segment_tiles.saturating_mul(TILE));
+    let mut first = 0;
+    for (segment, scale) in segments.zip(out.scales) {
         let (max, poison) = magnitude(segment);
         let unit = largest / max;
+        let finite = unit.is_finite() && !poison.is_nan();
         let mut sums = [0i32; TILE];
-        if unit.is_finite() && !poison.is_nan() {
-            let tiles = segment.as_chunks::<TILE>().0.iter();
-            for (tile, lanes) in tiles.zip(lanes.as_chunks_mut::<TILE>().0) {
-                let mut rounded = [0i16; TILE];
+        let tiles = segment.as_chunks::<TILE>().0;
+        for (tile, number) in tiles.iter().zip(first..) {
+            let mut rounded = [0i16; TILE];
+            if finite {
                 for lane in 0..TILE {
                     // Adding and taking off 1.5·2²³ rounds to the nearest integer.
                     const ROUND: f32 = 12_582_912.0;
@@ -102,15 +103,20 @@ pub(crate) fn quantise_i16(
                     rounded[lane] = value as i16;
                     sums[lane] += value;
                 }
-                *lanes = store(in_lane_order(&rounded, &ROW_OF_LANE));
             }
-        } else {
-            lanes.fill(0);
+            store(out.lanes, number, in_lane_order(&rounded, &ROW_OF_LANE));
         }
+        first += tiles.len();
         *scale = max / largest + poison;
         total += *scale * sums.iter().sum::<i32>() as f32;
     }
     *out.sum = total;
+}
+
+/// Where a row's lanes are its activations in turn: tile `tile` of `row`.
+#[inline(always)]
+pub(crate) fn store_tile(row: &mut [i16], tile: usize, lanes: [i16; TILE]) {
+    row[tile * TILE..][..TILE].copy_from_slice(&lanes);
 }
 
 /// The largest magnitude, and 0, or NaN where a value is not finite.
@@ -166,7 +172,7 @@ mod tests {
     fn quantised(x: &[f32; HADAMARD]) -> ([i16; HADAMARD], [f32; 2], f32) {
         let (mut lanes, mut scales, mut sum) = ([1; HADAMARD], [1.0; 2], 1.0);
         let out = RowMut { lanes: &mut lanes, scales: &mut scales, sum: &mut sum };
-        quantise_i16(x, SEGMENT, 8191.0, out, |lanes| lanes);
+        quantise_integer(x, SEGMENT, 8191.0, out, store_tile);
         (lanes, scales, sum)
     }
 

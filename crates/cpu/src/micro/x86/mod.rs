@@ -1,8 +1,10 @@
-//! Micro-kernels for x86-64: one file per instruction set.
+//! Micro-kernels for x86-64: one folder per instruction set.
 
+mod amx;
 mod avx2;
 mod avx512;
 
+pub(crate) use amx::AmxHalf;
 pub(crate) use avx2::{Avx2Exact, Avx2Integer};
 pub(crate) use avx512::{Avx512Exact, Avx512Integer};
 

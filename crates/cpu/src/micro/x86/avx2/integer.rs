@@ -8,7 +8,7 @@ use trellect_core::{HADAMARD, NumericClass, TILE};
 use super::super::super::codebook::{CodebookMath, with_codebook};
 use super::super::super::generic::{Activations, PAIR_SUMS, finish_integer};
 use super::super::super::panel::{Panel, Segment, panel_scratch_bytes};
-use super::super::super::rotate::quantise_i16;
+use super::super::super::rotate::{quantise_integer, store_tile};
 use super::super::super::{Column, GROUPS, MR, RowMut, RowRef, RowsRef, TILE_WEIGHTS, tile_lanes};
 use super::super::{Halves, MANTISSA_XOR, POWERS};
 use super::stream::{Stream, Tile, load_f32, load_i16, store_f32, store_i16};
@@ -30,7 +30,7 @@ pub(super) const fn segment_tiles<A: Activations>() -> usize {
 
 #[target_feature(enable = "avx2,fma,f16c")]
 pub(super) fn quantise<A: Activations>(rotated: &[f32], out: RowMut<'_, i16>) {
-    quantise_i16(rotated, A::SEGMENT_TILES, A::LARGEST, out, |lanes| lanes);
+    quantise_integer(rotated, A::SEGMENT_TILES, A::LARGEST, out, store_tile);
 }
 
 pub(super) fn scratch_bytes<A: Activations>(rows: usize) -> usize {

@@ -15,7 +15,7 @@ use super::super::super::{
     Column, GROUP_WEIGHTS, GROUPS, MR, ROW_OF_LANE, RowMut, RowRef, RowsRef, TILE_WEIGHTS,
     tile_lanes,
 };
-use super::stream::{Stream, load_f32, store_f32};
+use super::stream::{Order, Stream, load_f32, store_f32};
 use crate::buffer::Arena;
 
 pub(super) const fn class() -> NumericClass {
@@ -31,7 +31,7 @@ const PANEL_ROWS: usize = 6;
 const PANEL_GROUPS: usize = 2;
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vbmi,avx512vnni,avx2,fma,f16c")]
-pub(super) fn rotate(x: &mut [f32; HADAMARD], suh: &[f32]) {
+pub(in crate::micro::x86) fn rotate(x: &mut [f32; HADAMARD], suh: &[f32]) {
     body::rotate(x, suh);
 }
 
@@ -41,12 +41,16 @@ pub(super) fn quantise(rotated: &[f32], out: RowMut<'_, f32>) {
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vbmi,avx512vnni,avx2,fma,f16c")]
-pub(super) fn unrotate(raw: &mut [f32; HADAMARD], svh: &[f32], bias: Option<&[f32]>) {
+pub(in crate::micro::x86) fn unrotate(
+    raw: &mut [f32; HADAMARD],
+    svh: &[f32],
+    bias: Option<&[f32]>,
+) {
     body::unrotate(raw, svh, bias);
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vbmi,avx512vnni,avx2,fma,f16c")]
-pub(super) fn swiglu(gate: &mut [f32; HADAMARD], up: &[f32; HADAMARD]) {
+pub(in crate::micro::x86) fn swiglu(gate: &mut [f32; HADAMARD], up: &[f32; HADAMARD]) {
     body::swiglu(gate, up);
 }
 
@@ -115,7 +119,7 @@ fn few<C: CodebookMath, const K: u8, const R: usize, const G: usize>(
     rows: RowsRef<'_, f32>,
     out: &mut [f32],
 ) {
-    let stream = Stream::new::<K>(column);
+    let stream = Stream::new::<K>(column, Order::Columns);
     let rows: [RowRef<'_, f32>; R] = rows.rows(0);
     let mut totals = [[0.0; ROW_SUMS]; R];
     for first in (0..GROUPS).step_by(G) {
@@ -154,7 +158,7 @@ fn many<C: CodebookMath, const K: u8>(
     scratch: Arena<'_>,
     out: &mut [f32],
 ) {
-    let stream = Stream::new::<K>(column);
+    let stream = Stream::new::<K>(column, Order::Columns);
     let segment_tiles = EXACT_SEGMENT_TILES;
     Panel { column, rows, segment_tiles, scratch, out }.product::<f32, ROW_SUMS, PANEL_ROWS>(
         |tiles, panel| unpack::<C, K>(&stream, tiles, panel),

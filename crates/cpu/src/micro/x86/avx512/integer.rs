@@ -12,13 +12,13 @@ use trellect_core::{HADAMARD, NumericClass, TILE};
 use super::super::super::codebook::{CodebookMath, with_codebook};
 use super::super::super::generic::{Activations, PAIR_SUMS, finish_integer};
 use super::super::super::panel::{Panel, Segment, panel_scratch_bytes};
-use super::super::super::rotate::quantise_i16;
+use super::super::super::rotate::{quantise_integer, store_tile};
 use super::super::super::{
     Column, GROUP_WEIGHTS, GROUPS, MR, RowMut, RowRef, RowsRef, TILE_WEIGHTS, tile_lanes,
 };
 use super::super::MANTISSA_XOR;
 use super::stream::{
-    Stream, broadcast_i16, dot_i16, load_f32, load_i16, products, store_f32, store_i16,
+    Order, Stream, broadcast_i16, dot_i16, load_f32, load_i16, products, store_f32, store_i16,
 };
 use crate::buffer::Arena;
 
@@ -30,9 +30,15 @@ const PANEL_GROUPS: usize = 4;
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vbmi,avx512vnni,avx2,fma,f16c")]
 pub(super) fn quantise<A: Activations>(rotated: &[f32], out: RowMut<'_, i16>) {
-    quantise_i16(rotated, A::SEGMENT_TILES, A::LARGEST, out, |lanes| match bytes::<A>() {
-        true => lanes.map(|lane| i16::from_ne_bytes([lane as u8; 2])),
-        false => lanes,
+    quantise_integer(rotated, A::SEGMENT_TILES, A::LARGEST, out, |row, tile, lanes| {
+        store_tile(
+            row,
+            tile,
+            match bytes::<A>() {
+                true => lanes.map(|lane| i16::from_ne_bytes([lane as u8; 2])),
+                false => lanes,
+            },
+        );
     });
 }
 
@@ -75,7 +81,7 @@ pub(super) fn product<A: Activations, const K: u8>(
 /// The 16-bit weights of 32 states.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vbmi,avx512vnni,avx2,fma,f16c")]
-pub(super) fn weights<C: CodebookMath>(states: __m512i) -> __m512i {
+pub(in crate::micro::x86) fn weights<C: CodebookMath>(states: __m512i) -> __m512i {
     let [low, high] = products::<C>(states);
     if C::BYTE_SUM {
         let ones = _mm512_set1_epi8(1);
@@ -122,7 +128,7 @@ fn few<A: Activations, C: CodebookMath, const K: u8, const R: usize, const G: us
     rows: RowsRef<'_, i16>,
     out: &mut [f32],
 ) {
-    let stream = Stream::new::<K>(column);
+    let stream = Stream::new::<K>(column, Order::Columns);
     let rows: [RowRef<'_, i16>; R] = rows.rows(0);
     let mut totals = [[_mm512_setzero_ps(); GROUPS]; R];
     for first in (0..GROUPS).step_by(G) {
@@ -176,7 +182,7 @@ fn many<A: Activations, C: CodebookMath, const K: u8>(
     scratch: Arena<'_>,
     out: &mut [f32],
 ) {
-    let stream = Stream::new::<K>(column);
+    let stream = Stream::new::<K>(column, Order::Columns);
     let segment_tiles = A::SEGMENT_TILES;
     Panel { column, rows, segment_tiles, scratch, out }.product::<i16, PAIR_SUMS, PANEL_ROWS>(
         |tiles, panel| unpack::<C, K>(&stream, tiles, panel),

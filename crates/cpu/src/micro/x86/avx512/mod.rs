@@ -4,9 +4,9 @@
 //! windows, at most 47 bits, into a 64-bit lane, most significant first, and `vpmultishiftqb` cuts
 //! the four 16-bit windows out of it.
 
-mod exact;
-mod integer;
-mod stream;
+pub(super) mod exact;
+pub(super) mod integer;
+pub(super) mod stream;
 
 use std::marker::PhantomData;
 

@@ -15,22 +15,35 @@ struct Cut {
     shift: [u8; 64],
 }
 
-static CUTS: [Cut; 9] = {
-    let mut cuts = [const { cut(1) }; 9];
+/// How the eight four-window lanes of a group are put into a vector.
+#[derive(Clone, Copy)]
+pub(in crate::micro::x86) enum Order {
+    /// Column `g`, then column `g + 8`.
+    Columns,
+    /// As in the stream: four rows of column `g`, the same of column `g + 8`, the next four rows.
+    Rows,
+}
+
+static CUTS: [[Cut; 9]; 2] = [cuts(Order::Columns), cuts(Order::Rows)];
+
+const fn cuts(order: Order) -> [Cut; 9] {
+    let mut cuts = [const { Cut { gather: [0; 64], shift: [0; 64] } }; 9];
     let mut bits = 1;
     while bits <= 8 {
-        cuts[bits] = cut(bits);
+        cuts[bits] = cut(bits, order);
         bits += 1;
     }
     cuts
-};
+}
 
-const fn cut(k: usize) -> Cut {
+const fn cut(k: usize, order: Order) -> Cut {
     let mut cut = Cut { gather: [0; 64], shift: [0; 64] };
     let mut lane = 0;
     while lane < 8 {
-        // Of the stream's four-window lanes every other one is column `g`'s: those go first.
-        let first = 4 * (2 * (lane % 4) + lane / 4);
+        let first = match order {
+            Order::Columns => 4 * (2 * (lane % 4) + lane / 4),
+            Order::Rows => 4 * lane,
+        };
         // Bits are counted from the word before the group.
         let byte = (32 + (first + 1) * k - 16) / 8;
         let mut i = 0;
@@ -55,7 +68,7 @@ const fn cut(k: usize) -> Cut {
 const PREFETCH_BYTES: usize = 2048;
 
 /// A column whose length has been checked, with its width's tables in registers.
-pub(super) struct Stream<'a> {
+pub(in crate::micro::x86) struct Stream<'a> {
     column: Column<'a>,
     tile_bytes: usize,
     gather: __m512i,
@@ -64,7 +77,7 @@ pub(super) struct Stream<'a> {
 
 /// One tile of a stream.
 #[derive(Clone, Copy)]
-pub(super) struct Tile<'s> {
+pub(in crate::micro::x86) struct Tile<'s> {
     /// Where the tile starts: [`GUARD`] bytes before it and as many after it may be read.
     start: *const u8,
     stream: &'s Stream<'s>,
@@ -73,16 +86,16 @@ pub(super) struct Tile<'s> {
 impl<'a> Stream<'a> {
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vbmi,avx512vnni,avx2,fma,f16c")]
-    pub(super) fn new<const K: u8>(column: Column<'a>) -> Self {
+    pub(in crate::micro::x86) fn new<const K: u8>(column: Column<'a>, order: Order) -> Self {
         let tile_bytes = column.tile_bytes::<K>();
         assert_eq!(column.guarded.len(), column.k_tiles * tile_bytes + 2 * GUARD, "a whole column");
-        let cut = &CUTS[width::<K>(column.bits)];
+        let cut = &CUTS[order as usize][width::<K>(column.bits)];
         Self { column, tile_bytes, gather: load(&cut.gather), shift: load(&cut.shift) }
     }
 
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vbmi,avx512vnni,avx2,fma,f16c")]
-    pub(super) fn tile<const K: u8>(&self, tile: usize) -> Tile<'_> {
+    pub(in crate::micro::x86) fn tile<const K: u8>(&self, tile: usize) -> Tile<'_> {
         assert!(tile < self.column.k_tiles, "a tile of the column");
         let bytes = if K == 0 { self.tile_bytes } else { 32 * K as usize };
         // SAFETY: the tile lies within the column: asserted here and in `new`.
@@ -99,7 +112,7 @@ impl Tile<'_> {
     /// The states of group `g` as 16-bit lanes: column `g`, then column `g + 8`.
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vbmi,avx512vnni,avx2,fma,f16c")]
-    pub(super) fn states<const K: u8>(&self, g: usize) -> __m512i {
+    pub(in crate::micro::x86) fn states<const K: u8>(&self, g: usize) -> __m512i {
         assert!(g < GROUPS, "a group of the tile");
         let k = if K == 0 { self.stream.tile_bytes / 32 } else { K as usize };
         // SAFETY: the word before the tile is readable.
