@@ -128,6 +128,8 @@ pub(crate) struct RowMut<'a, L> {
 #[derive(Clone, Copy)]
 pub(crate) struct RowsRef<'a, L> {
     pub(crate) rows: usize,
+    /// Lanes of a row.
+    pub(crate) row_lanes: usize,
     pub(crate) lanes: &'a [L],
     /// Every row's scales, one per segment, and after them its sum.
     pub(crate) scales: &'a [f32],
@@ -147,7 +149,7 @@ impl<'a, L> RowsRef<'a, L> {
     pub(crate) fn row(&self, row: usize) -> RowRef<'a, L> {
         let (scales, sum) = self.scales[row * self.scale_stride..].split_at(self.segments);
         RowRef {
-            lanes: &self.lanes[row * self.lane_stride..][..self.lane_stride],
+            lanes: &self.lanes[row * self.lane_stride..][..self.row_lanes],
             scales,
             sum: sum[0],
         }

@@ -149,7 +149,7 @@ impl Tile<'_> {
 
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn load_bytes(bytes: &[u8; 16]) -> __m128i {
+pub(super) fn load_bytes(bytes: &[u8; 16]) -> __m128i {
     // SAFETY: 16 readable bytes.
     unsafe { _mm_loadu_si128(bytes.as_ptr().cast()) }
 }
