@@ -231,7 +231,7 @@ impl Controller {
             return none;
         };
         let stored = StoredCalibration::new(&found, host_bytes_per_ns());
-        match self.history.keep_calibration(environment, &stored) {
+        match self.history.keep_calibration(environment, &stored, super::unix_s()) {
             Ok(kept) => kept,
             Err(error) => {
                 self.status.fail(&error);
