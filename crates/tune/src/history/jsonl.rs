@@ -10,12 +10,10 @@ use rusqlite::{Transaction, params};
 use super::journal::{add_selections, add_switches, document_of};
 use super::{ContextNote, History, HistoryError, merge_one, put_environment, signed};
 use crate::calibrate::StoredCalibration;
+use crate::lines::{LineFault, MAX_LINE, read_line};
 
-pub use self::line::LineFault;
 use self::line::{Line, Row};
 
-/// Longest line that is read: a context with a load for every one of some ten thousand experts.
-const MAX_LINE: usize = 1 << 20;
 /// Damaged lines that are told one by one.
 const MAX_TOLD: usize = 100;
 
@@ -114,28 +112,6 @@ impl History {
         }
         transaction.commit()?;
         Ok(summary)
-    }
-}
-
-/// Reads a line without its end and tells its length, of which no more than [`MAX_LINE`] is kept;
-/// `None` at the end.
-fn read_line(from: &mut impl BufRead, line: &mut Vec<u8>) -> io::Result<Option<usize>> {
-    line.clear();
-    let mut length = 0;
-    loop {
-        let buffer = from.fill_buf()?;
-        if buffer.is_empty() {
-            return Ok((length > 0).then_some(length));
-        }
-        let end = buffer.iter().position(|&byte| byte == b'\n');
-        let part = &buffer[..end.unwrap_or(buffer.len())];
-        line.extend_from_slice(&part[..part.len().min(MAX_LINE - line.len())]);
-        length += part.len();
-        let used = part.len() + usize::from(end.is_some());
-        from.consume(used);
-        if end.is_some() {
-            return Ok(Some(length));
-        }
     }
 }
 

@@ -9,6 +9,7 @@ use trellect_select::LatencyStatistics;
 use crate::calibrate::StoredCalibration;
 use crate::fingerprint::Fingerprint;
 use crate::history::{ContextCall, ContextNote, Record, SelectionCount, SwitchNote};
+use crate::lines::{LineFault, check, hex, is_hexadecimal, key};
 use crate::text;
 
 /// Longest name of a bucket or a reason.
@@ -90,31 +91,6 @@ pub(super) enum Row {
     Selection(SelectionCount),
     Switch(SwitchNote),
     Calibration { unix_s: u64, calibration: StoredCalibration },
-}
-
-/// What is wrong with a line.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum LineFault {
-    /// Not JSON, or fields that are missing, unknown or of the wrong type.
-    #[error(transparent)]
-    Json(#[from] serde_json::Error),
-    /// A value that cannot be.
-    #[error("{field}: found {found}, expected {expected}")]
-    Field {
-        /// The field.
-        field: &'static str,
-        /// The value found.
-        found: String,
-        /// What it should be.
-        expected: &'static str,
-    },
-    /// A line that no export writes.
-    #[error("the line is longer than {limit} bytes")]
-    TooLong {
-        /// The longest that is read.
-        limit: usize,
-    },
 }
 
 impl From<Record> for Line {
@@ -236,18 +212,6 @@ fn check_call(call: &ContextCall) -> Result<(), LineFault> {
     check("rows", 0, "1 or more", all_work)
 }
 
-fn check(
-    field: &'static str,
-    found: impl ToString,
-    expected: &'static str,
-    holds: bool,
-) -> Result<(), LineFault> {
-    match holds {
-        true => Ok(()),
-        false => Err(LineFault::Field { field, found: found.to_string(), expected }),
-    }
-}
-
 fn date(field: &'static str, unix_s: u64) -> Result<(), LineFault> {
     check(field, unix_s, "a date in seconds since 1970", is_storable(unix_s))
 }
@@ -259,21 +223,7 @@ fn name(field: &'static str, text: &str) -> Result<(), LineFault> {
     check(field, format!("{text:?}"), "1 to 32 of a-z, 0-9 and _", is_plain && fits)
 }
 
-fn key(context: &str) -> Result<u64, LineFault> {
-    let is_key = is_hexadecimal(context, 16);
-    check("context", context, "16 hexadecimal digits", is_key)?;
-    Ok(u64::from_str_radix(context, 16).expect("16 hexadecimal digits"))
-}
-
-fn hex(context: u64) -> String {
-    format!("{context:016x}")
-}
-
 /// SQLite's integers are signed.
 fn is_storable(number: u64) -> bool {
     i64::try_from(number).is_ok()
-}
-
-fn is_hexadecimal(id: &str, digits: usize) -> bool {
-    id.len() == digits && id.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
 }
