@@ -83,8 +83,11 @@ fn a_child_goes_on(decisions: Decisions) {
         call(&mut dispatcher, 4);
     }
     selector.flush();
+    let (mut own, mut teacher) = (Some(dispatcher), Some(selector));
     for round in 0..10 {
         in_a_child(|| {
+            // What a child takes, its parent still has.
+            let (mut dispatcher, selector) = (own.take().unwrap(), teacher.take().unwrap());
             for num_tokens in [4, 1, 40] {
                 call(&mut dispatcher, num_tokens);
             }
@@ -92,15 +95,15 @@ fn a_child_goes_on(decisions: Decisions) {
             selector.step();
             selector.flush();
             assert_eq!(selector.stats(), SelectorStats::default());
-            // The last of the child's hands on the selector; the parent's are untouched.
-            drop(selector.clone());
+            drop((dispatcher, selector));
         });
-        call(&mut dispatcher, 4);
+        let (Some(dispatcher), Some(selector)) = (&mut own, &teacher) else { unreachable!() };
+        call(dispatcher, 4);
         selector.flush();
         let stats = selector.stats();
         assert_eq!((stats.calls(), stats.dropped, stats.history.error), (21 + round, 0, None));
     }
-    drop((dispatcher, selector));
+    drop((own, teacher));
     assert_eq!(calls_of(&path), 30, "the parent's calls and no other");
 }
 

@@ -253,7 +253,7 @@ impl Link {
     /// Asks for a plan of a context that the table does not have. Drops the question where too many
     /// wait: the next call of the context asks again.
     pub(crate) fn ask(&self, context: ContextKey, sketch: &CallSketch, default: usize) {
-        if self.group.wants_contexts.load(Ordering::Relaxed) {
+        if self.group.wants_contexts.load(Ordering::Relaxed) && self.selector.is_own() {
             let call = KnownCall::new(sketch.num_tokens, sketch.loads.clone());
             if self.asks.try_send(Ask { group: self.index, context, call, default }).is_ok() {
                 self.selector.wake();

@@ -145,14 +145,14 @@ impl Selector {
     /// Learns from what has been reported so far and shows the new plans. Writes to the history
     /// when that is due, every two seconds.
     pub fn step(&self) {
-        if self.core.is_own() {
+        if self.is_own() {
             self.core.shared.lock().round();
         }
     }
 
     /// As [`step`](Self::step), and writes to the history now.
     pub fn flush(&self) {
-        if self.core.is_own() {
+        if self.is_own() {
             let mut controller = self.core.shared.lock();
             controller.round();
             controller.save();
@@ -161,7 +161,7 @@ impl Selector {
 
     /// Changes what is done with measurements.
     pub fn set_mode(&self, mode: Mode) {
-        if self.core.is_own() {
+        if self.is_own() {
             self.core.shared.lock().set_mode(mode);
         }
     }
@@ -169,7 +169,7 @@ impl Selector {
     /// Takes the decisions that have been logged and answered since the last time, where they are
     /// [logged](Decisions::Logged). The logs of a run, one after the other, are its log.
     pub fn take_decisions(&self) -> DecisionLog {
-        match self.core.is_own() {
+        match self.is_own() {
             true => self.core.shared.lock().take_decisions(),
             false => DecisionLog::default(),
         }
@@ -178,7 +178,7 @@ impl Selector {
     /// What has been done and learned since this selector was made, as far as it has been learned
     /// from; empty in a child of `fork`.
     pub fn stats(&self) -> SelectorStats {
-        match self.core.is_own() {
+        match self.is_own() {
             true => self.core.shared.lock().stats(),
             false => SelectorStats::default(),
         }
@@ -236,7 +236,7 @@ impl Selector {
 
     /// Does something with a group's learner, and waits for it; not in a child of `fork`.
     fn with<T>(&self, group: usize, act: impl FnOnce(&mut Learner, u64) -> T) -> Option<T> {
-        if !self.core.is_own() {
+        if !self.is_own() {
             return None;
         }
         let mut controller = self.core.shared.lock();
@@ -258,6 +258,11 @@ impl Selector {
         let newcomer = Newcomer { backend, shape, numeric, arms, layer: Some(layer), thresholds };
         let (index, group, feedback) = self.core.shared.lock().attach(newcomer);
         Link::new(self.clone(), index, group, feedback, self.core.asks.clone())
+    }
+
+    /// Whether this is the process that the selector was made in.
+    fn is_own(&self) -> bool {
+        self.core.is_own()
     }
 
     /// Tells the thread that there is something to do.

@@ -6,12 +6,13 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use trellect_tune::calibrate::StoredCalibration;
-use trellect_tune::history::{History, HistoryError, Journal, Outcome, Prune};
+use trellect_tune::history::{History, HistoryError, Journal, Outcome, Prune, Record};
 
 use crate::common::{count, directory, environment, journal, open, record};
 
 const WRITER: &str = "TRELLECT_TEST_WRITER";
 const READER: &str = "TRELLECT_TEST_READER";
+const FILLER: &str = "TRELLECT_TEST_FILLER";
 
 /// Not a test of its own: what [`spawn`] runs in another process.
 #[test]
@@ -223,6 +224,55 @@ fn a_read_only_file_is_read() {
     let output = command.output().unwrap();
     let [text, errors] = [&output.stdout, &output.stderr].map(|out| String::from_utf8_lossy(out));
     assert!(output.status.success() && text.contains("\nread"), "{text}{errors}");
+}
+
+/// Not a test of its own: what [`a_file_that_cannot_grow_is_an_error_and_loses_nothing`] runs, as a
+/// process whose files may not grow beyond a limit.
+#[test]
+fn filling_process() {
+    let Some(path) = std::env::var_os(FILLER) else { return };
+    let mut history = open(Path::new(&path));
+    let mut merged = count(&history);
+    for context in 0.. {
+        let records: Vec<Record> = (0..50).map(|n| record(50 * context + n, &[9])).collect();
+        match history.merge(&records) {
+            Ok(()) => merged += 50,
+            Err(error) => {
+                let is_typed =
+                    matches!(error, HistoryError::DiskFull(_) | HistoryError::Database(_));
+                assert!(is_typed, "{error:?}");
+                break;
+            }
+        }
+    }
+    // Nothing of the failed merge is there, and the history still reads.
+    assert_eq!(count(&history), merged);
+    println!("\nfull after {merged}");
+}
+
+#[cfg(unix)]
+#[test]
+fn a_file_that_cannot_grow_is_an_error_and_loses_nothing() {
+    let (_directory, path) = directory();
+    open(&path).merge(&[record(1, &[5; 10])]).unwrap();
+    // Half a mebibyte or less; without the trap the system would end the process.
+    let script = "trap '' XFSZ; ulimit -f 512; exec \"$0\" \"$@\"";
+    let output = Command::new("sh")
+        .args(["-c", script])
+        .arg(std::env::current_exe().unwrap())
+        .args(["--exact", "files::filling_process", "--nocapture"])
+        .env(FILLER, &path)
+        .output()
+        .unwrap();
+    let [text, errors] = [&output.stdout, &output.stderr].map(|out| String::from_utf8_lossy(out));
+    assert!(output.status.success(), "{text}{errors}");
+    let (_, merged) = text.split_once("\nfull after ").expect("it is full some time");
+    let merged: u64 = merged.lines().next().unwrap().parse().unwrap();
+    let mut history = open(&path);
+    assert_eq!(count(&history), merged);
+    assert!(merged > 10, "some merges found room");
+    history.merge(&[record(1, &[5])]).unwrap();
+    assert_eq!(count(&history), merged + 1, "without the limit it goes on");
 }
 
 #[test]
