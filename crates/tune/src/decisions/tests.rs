@@ -18,7 +18,7 @@ fn record(ticket: u64, reason: ChoiceReason, outcome: Option<Outcome>) -> Decisi
         predicted_ns: 1e5 / 7.0,
         predicted_sd: 0.1,
         outcome,
-        memory: if ticket % 2 == 0 { MemoryLevel::Normal } else { MemoryLevel::High },
+        memory: if ticket.is_multiple_of(2) { MemoryLevel::Normal } else { MemoryLevel::High },
         headroom_bytes: (ticket > 3).then_some(u64::MAX),
     }
 }
