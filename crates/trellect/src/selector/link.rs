@@ -175,8 +175,11 @@ impl Link {
         self.selector.sweep(self.index, recent)
     }
 
-    /// The work of a kernel in a call.
+    /// The work of a kernel in a call, where somebody wants to know.
     pub(crate) fn work(&self, sketch: &CallSketch, pick: Pick) -> Work {
+        if pick.told == Told::Nobody {
+            return Work { num_pairs: 0, num_decodes: 0 };
+        }
         Work {
             // A routing has at most `Routing::MAX_PAIRS` pairs, which fit.
             num_pairs: sketch.num_pairs as u32,

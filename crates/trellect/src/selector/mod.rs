@@ -76,7 +76,8 @@ pub enum Decisions {
     /// Calls go by the plans of the policy, and wait for nothing.
     #[default]
     ByPlan,
-    /// Every call asks the policy and waits for its answer. What it decides is logged, with the
+    /// Every call asks the policy and waits for its answer, also while the selector learns from others
+    /// or writes to the history. What it decides is logged, with the
     /// probability that it would decide so, until it is [taken](Selector::take_decisions).
     Logged,
     /// Every call is served what the log says of it, as long as the calls are those that were
@@ -104,7 +105,7 @@ impl Default for SelectorOptions {
 /// Learns which kernels are fastest, and shares it among all dispatchers that are given a clone of
 /// it: layers of equal shape and kernels learn from each other's calls.
 ///
-/// Calls never wait for it. When the last clone and the last dispatcher are gone, what was learned
+/// Calls wait for it only where they are [logged or replayed](Decisions). When the last clone and the last dispatcher are gone, what was learned
 /// is written to the history and the thread ends. In a child of `fork` it neither learns nor writes;
 /// dispatchers go on with the plans that they have.
 #[derive(Clone)]

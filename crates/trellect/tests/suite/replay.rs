@@ -78,8 +78,8 @@ fn every_call_is_served_as_it_was() {
     // More calls than entries: contexts go on as they were last.
     let last = serve(&mut dispatcher, &selector, SIZES.len());
     let ordinary = |at: usize| {
-        let of_size = served.iter().skip(at).step_by(SIZES.len());
-        of_size.filter(|(_, reason)| *reason == "incumbent").next_back().copied()
+        let mut of_size = served.iter().skip(at).step_by(SIZES.len());
+        of_size.rfind(|(_, reason)| *reason == "incumbent").copied()
     };
     assert_eq!(last, (0..SIZES.len()).filter_map(ordinary).collect::<Served>());
     assert_eq!(selector.stats().replay.unwrap().mismatched, 0);

@@ -156,10 +156,12 @@ pub(super) const SCHEMA_2: &str = "
     CREATE TABLE calibrations (environment TEXT PRIMARY KEY, document TEXT NOT NULL) WITHOUT ROWID;
 ";
 
-/// Statement of the third schema: dates that tell which of two histories' rows stays.
+/// Statement of the third schema: dates that tell which of two histories' rows stays, and an index by
+/// which a switch that is there already is found.
 pub(super) const SCHEMA_3: &str = "
     ALTER TABLE contexts ADD COLUMN unix_s INTEGER NOT NULL DEFAULT 0;
     ALTER TABLE calibrations ADD COLUMN unix_s INTEGER NOT NULL DEFAULT 0;
+    CREATE INDEX switches_by_context ON switches (environment, context, unix_s);
 ";
 
 /// Tables whose rows belong to an environment.

@@ -132,6 +132,27 @@ fn a_file_of_the_first_schema_gains_what_it_lacks() {
 }
 
 #[test]
+fn a_file_of_the_second_schema_keeps_what_it_has() {
+    let (_directory, path) = directory();
+    let id = environment().id();
+    let mut before = journal(2);
+    before.contexts[0].unix_s = 0;
+    open(&path).add(&id, &before).unwrap();
+    let database = rusqlite::Connection::open(&path).unwrap();
+    database
+        .execute_batch(
+            "DROP INDEX switches_by_context; ALTER TABLE contexts DROP COLUMN unix_s; \
+             ALTER TABLE calibrations DROP COLUMN unix_s; PRAGMA user_version = 2;",
+        )
+        .unwrap();
+    drop(database);
+    let mut history = open(&path);
+    assert_eq!(history.journal(&id).unwrap(), before);
+    history.add(&id, &journal(0)).unwrap();
+    assert_eq!(history.journal(&id).unwrap().contexts, journal(0).contexts);
+}
+
+#[test]
 fn damaged_files_are_set_aside_and_kept() {
     let (_directory, path) = directory();
     open(&path).merge(&[record(1, &[10])]).unwrap();
