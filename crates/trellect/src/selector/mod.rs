@@ -85,7 +85,8 @@ pub enum Decisions {
     ///
     /// Where the log has no decision for a call, or one for a kernel that does not exist here or may
     /// not serve, the rules serve it, and [`SelectorStats::replay`] says why. Beyond the end of the
-    /// log contexts go on as they were last. Nothing is learned.
+    /// log contexts go on as they were last, or by the rules where all that they had was trials.
+    /// Nothing is learned.
     Replayed(Arc<DecisionLog>),
 }
 
