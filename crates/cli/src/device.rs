@@ -38,6 +38,15 @@ impl Device {
         }
     }
 
+    /// Bytes of the cache that the device's cores share, where it is not the host.
+    pub(crate) fn shared_cache_bytes(&self) -> Option<u64> {
+        match self {
+            Self::Cpu(_) => None,
+            #[cfg(feature = "cuda")]
+            Self::Cuda(backend) => Some(backend.facts().l2_bytes),
+        }
+    }
+
     fn backend(&self) -> &dyn Backend {
         match self {
             Self::Cpu(backend) => backend,
