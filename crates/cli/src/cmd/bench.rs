@@ -14,6 +14,8 @@ mod schedule;
 
 use std::io::Write;
 use std::num::NonZeroUsize;
+#[cfg(unix)]
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -49,7 +51,7 @@ or at Ctrl-C; what was measured is kept. docs/benchmarking.md says how to read t
 Examples:
   trellect bench --shape 256x128x8x2 --bits 6,2,3 mixed --tokens 1,4 --threads 1 --rounds 3 --cold-mib 1
   trellect bench --shape 256x128x8x2 --tokens 1 --numeric exact,half --rounds 3 --cold-mib 1 --output b.json --markdown b.md
-  trellect bench --shape 256x128x8x2 --tokens 1 --rounds 3 --warm --json";
+  trellect bench --shape 256x128x8x2 --tokens 1 --rounds 3 --cold-mib 1 --policy rules --json";
 
 /// The flags of `bench`.
 #[derive(Debug, Args)]
@@ -111,6 +113,10 @@ pub(crate) struct BenchArgs {
     /// time: in the geometric mean, or proved on a workload.
     #[arg(long, value_name = "RATIO", value_parser = parse_ratio)]
     assert_regret: Option<f64>,
+    /// An earlier run's file, to be compared cell by cell; exit code 3 where a kernel is proved to
+    /// have become slower.
+    #[arg(long, value_name = "FILE")]
+    compare: Option<PathBuf>,
     /// Other engines' times, for the ratios in the tables.
     #[arg(long, value_name = "FILE")]
     peers: Option<PathBuf>,
@@ -134,6 +140,7 @@ const DROP_ABOVE: f64 = 2.0;
 /// When no kernel is legal, one fails or is not exact enough, a file cannot be read or written;
 /// [`output::Regression`] where one was looked for and found.
 pub(crate) fn run(args: &BenchArgs) -> anyhow::Result<()> {
+    let baseline = args.compare.as_deref().map(BenchRun::read).transpose()?;
     let peers = args.peers.as_deref().map(Peers::read).transpose()?;
     let devices = devices(args)?;
     let names = kernels::named(args, &devices[0]);
@@ -149,7 +156,7 @@ pub(crate) fn run(args: &BenchArgs) -> anyhow::Result<()> {
         write(path, &markdown::render(&run, peers.as_ref()))?;
     }
     measured?;
-    let report = BenchReport::new(&run, peers.as_ref());
+    let report = BenchReport::new(&run, baseline.as_ref(), peers.as_ref());
     match args.json {
         true => output::print_json(&report)?,
         false => output::print(&report.to_string())?,
@@ -353,7 +360,11 @@ fn write_json(path: &Path, run: &BenchRun) -> anyhow::Result<()> {
 fn write(path: &Path, text: &str) -> anyhow::Result<()> {
     let write = || {
         let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
-        let mut file = tempfile::NamedTempFile::new_in(folder.unwrap_or(Path::new(".")))?;
+        let mut builder = tempfile::Builder::new();
+        #[cfg(unix)]
+        // As any new file: what the user's mask leaves of it.
+        builder.permissions(PermissionsExt::from_mode(0o666));
+        let mut file = builder.tempfile_in(folder.unwrap_or(Path::new(".")))?;
         file.write_all(text.as_bytes())?;
         file.persist(path)?;
         anyhow::Ok(())

@@ -1,5 +1,6 @@
 //! The binary as its users run it: output, exit codes, and what becomes of bad input.
 
+mod bench;
 mod checkpoints;
 mod help;
 mod run;

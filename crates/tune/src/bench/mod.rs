@@ -2,9 +2,10 @@
 //!
 //! A [`Bench`] holds the prepared layers of one shape and mix of widths and measures cell after cell
 //! on them. [`BenchRun`] is what a whole run found, as a file; [`regret`] judges a selector's picks
-//! by it. Nothing here makes layers or knows a right result: both
+//! by it, [`compare`] one run by another. Nothing here makes layers or knows a right result: both
 //! are handed in.
 
+pub mod compare;
 mod deck;
 mod look;
 pub mod regret;
@@ -284,3 +285,6 @@ impl From<RoundError> for CellError {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -3,6 +3,7 @@
 use std::fmt;
 
 use serde::Serialize;
+use trellect_tune::bench::compare::{ComparedCell, Comparison, Verdict, compare};
 use trellect_tune::bench::regret::{PickRegret, Uniform, picks, uniform};
 use trellect_tune::bench::{BenchCell, BenchLeftOut, BenchRun, BenchWorkload, Cache};
 use trellect_tune::statistics::geometric_mean;
@@ -22,18 +23,25 @@ pub(super) struct BenchReport<'a> {
     uniform: Vec<Uniform>,
     /// Geometric mean of the picks' regret; `None` without picks.
     regret: Option<f64>,
+    /// Against an earlier run.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    comparison: Option<Comparison>,
     #[serde(skip)]
     peers: Option<&'a Peers>,
 }
 
 impl<'a> BenchReport<'a> {
-    pub(super) fn new(run: &'a BenchRun, peers: Option<&'a Peers>) -> Self {
+    /// `old`: an earlier run to compare with.
+    pub(super) fn new(run: &'a BenchRun, old: Option<&BenchRun>, peers: Option<&'a Peers>) -> Self {
         let picks = picks(run);
         let regrets: Vec<f64> = picks.iter().map(|pick| pick.regret).collect();
-        Self { run, uniform: uniform(run), regret: geometric_mean(&regrets), picks, peers }
+        let comparison = old.map(|old| compare(old, run));
+        let (uniform, regret) = (uniform(run), geometric_mean(&regrets));
+        Self { run, picks, uniform, regret, comparison, peers }
     }
 
-    /// Fails where a kernel is not exact enough, and where the picks are worse than `limit`.
+    /// Fails where a kernel is not exact enough, where one became slower than in the run that it is
+    /// compared with, and where the picks are worse than `limit`.
     pub(super) fn check(&self, limit: Option<f64>) -> anyhow::Result<()> {
         if let Some(cell) = self.run.cells.iter().find(|cell| !cell.within_limit) {
             let BenchCell { kernel, tokens, numeric, shape, bits, .. } = cell;
@@ -42,6 +50,17 @@ impl<'a> BenchReport<'a> {
                 "{kernel}: error {error} at {tokens} tokens of {shape} {bits}, above the limit of \
                  class {numeric}"
             );
+        }
+        let slower = self.comparison.iter().flat_map(|found| &found.cells);
+        let slower: Vec<&ComparedCell> =
+            slower.filter(|cell| cell.verdict == Verdict::Slower).collect();
+        if let Some(ComparedCell { shape, bits, tokens, kernel, ratio, .. }) = slower.first() {
+            let message = format!(
+                "{} slower than before; {kernel} takes {ratio:.3} times as long at {tokens} tokens \
+                 of {shape} {bits}",
+                table::plural(slower.len(), "cell")
+            );
+            return Err(Regression(message).into());
         }
         let Some(limit) = limit else { return Ok(()) };
         let regret = self.regret.unwrap_or(1.0);
@@ -158,6 +177,43 @@ impl<'a> BenchReport<'a> {
     }
 }
 
+/// What became faster or slower, and how many cells did not.
+fn compared(f: &mut fmt::Formatter<'_>, comparison: &Comparison) -> fmt::Result {
+    writeln!(f, "\nagainst the earlier run:")?;
+    for difference in &comparison.differences {
+        writeln!(f, "  {difference}")?;
+    }
+    let changed =
+        comparison.cells.iter().filter(|c| matches!(c.verdict, Verdict::Slower | Verdict::Faster));
+    for cell in changed {
+        let ComparedCell { shape, bits, tokens, threads, numeric, kernel, .. } = cell;
+        let threads = table::optional(*threads, |threads| threads.to_string());
+        writeln!(
+            f,
+            "  {}: {shape} {bits}, tokens {tokens}, threads {threads}, {numeric}, {}: {:.3} ms, \
+             was {:.3} ({:.3}), p {:.1e}",
+            if cell.verdict == Verdict::Slower { "SLOWER" } else { "faster" },
+            short(kernel),
+            cell.new_ms,
+            cell.old_ms,
+            cell.ratio,
+            cell.p.unwrap_or(f64::NAN)
+        )?;
+    }
+    let count = |verdict| comparison.cells.iter().filter(|cell| cell.verdict == verdict).count();
+    writeln!(
+        f,
+        "  {} slower, {} faster, {} without a difference shown, {} with too few samples; {} only \
+         now, {} only then",
+        count(Verdict::Slower),
+        count(Verdict::Faster),
+        count(Verdict::NoDifferenceShown),
+        count(Verdict::TooFewSamples),
+        comparison.only_new,
+        comparison.only_old
+    )
+}
+
 /// A kernel's name without what all names begin with.
 fn short(kernel: &str) -> &str {
     match kernel.strip_prefix("moe_trellis_swiglu") {
@@ -227,6 +283,9 @@ impl fmt::Display for BenchReport<'_> {
         }
         for uniform in &self.uniform {
             self.uniform(f, uniform)?;
+        }
+        if let Some(comparison) = &self.comparison {
+            compared(f, comparison)?;
         }
         writeln!(
             f,
