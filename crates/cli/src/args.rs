@@ -13,7 +13,7 @@ use trellect::cpu::{CpuBackend, CpuOptions};
 use trellect::cuda::CudaBackend;
 use trellect::select::adaptive::Mode;
 
-use crate::cmd::{bench, doctor, history, inspect, replay, run, select, stats, synth, tune};
+use crate::cmd::{ab, bench, doctor, history, inspect, replay, run, select, stats, synth, tune};
 use crate::device::Device;
 
 /// Most tokens of one call that a flag may ask for.
@@ -61,6 +61,8 @@ pub(crate) enum Command {
     /// Measure every kernel on shapes, widths and tokens: how fast, how near the machine's limit, what
     /// the selector's picks cost.
     Bench(bench::BenchArgs),
+    /// Compare two kernels on the same calls: speedup, its interval, and what is shown.
+    Ab(ab::AbArgs),
     /// Measure every kernel in every context of a layer, into the history.
     Tune(tune::TuneArgs),
     /// Let policies choose on recorded or simulated times: regret, switches, convergence.

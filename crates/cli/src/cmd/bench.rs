@@ -3,9 +3,9 @@
 //! [`group`] makes the layers, [`machine`] describes where, [`pick`] asks the selector, [`report`]
 //! is the text, and [`markdown`] the tables that are kept.
 
-mod group;
-mod kernels;
-mod machine;
+pub(super) mod group;
+pub(super) mod kernels;
+pub(super) mod machine;
 mod markdown;
 mod peers;
 mod pick;
@@ -95,13 +95,8 @@ pub(crate) struct BenchArgs {
     /// Measure every kernel in full, however slow.
     #[arg(long)]
     every: bool,
-    /// Launch every kernel on one and the same call, over and over, with what the caches hold.
-    #[arg(long, conflicts_with = "cold_mib")]
-    warm: bool,
-    /// MiB of other weights to read between two launches on one call [default: twice the last-level
-    /// cache].
-    #[arg(long, value_name = "MIB", value_parser = clap::value_parser!(u32).range(1..=65_536))]
-    cold_mib: Option<u32>,
+    #[command(flatten)]
+    cold: ColdArgs,
     /// Whose pick to mark: the rules', or what the adaptive policy serves before it has learned from
     /// this run, going by a calibration and the history.
     #[arg(long, value_enum, default_value_t = PolicyArg::Adaptive)]
@@ -129,6 +124,29 @@ pub(crate) struct BenchArgs {
     /// Print one JSON object instead of text.
     #[arg(long)]
     json: bool,
+}
+
+/// Where the weights are before a launch.
+#[derive(Debug, Args)]
+pub(super) struct ColdArgs {
+    /// Launch on one and the same call, over and over, with what the caches hold.
+    #[arg(long, conflicts_with = "cold_mib")]
+    warm: bool,
+    /// MiB of other weights to read between two launches on one call [default: twice the last-level
+    /// cache].
+    #[arg(long, value_name = "MIB", value_parser = clap::value_parser!(u32).range(1..=65_536))]
+    cold_mib: Option<u32>,
+}
+
+impl ColdArgs {
+    /// Bytes to read between two launches; 0: none.
+    pub(super) fn bytes(&self, beyond_caches: u64) -> u64 {
+        match (self.warm, self.cold_mib) {
+            (true, _) => 0,
+            (false, Some(mib)) => u64::from(mib) << 20,
+            (false, None) => beyond_caches,
+        }
+    }
 }
 
 /// How many times as long as the fastest a kernel may take to be measured in full.
@@ -198,12 +216,8 @@ impl<'a> Measurement<'a> {
     ) -> anyhow::Result<Self> {
         let start = Instant::now();
         let machine = machine::describe(&devices[0]);
-        let beyond_caches = 2 * machine::last_level_cache_bytes(&machine, &devices[0]);
-        let cold_bytes = match (args.warm, args.cold_mib) {
-            (true, _) => 0,
-            (false, Some(mib)) => u64::from(mib) << 20,
-            (false, None) => beyond_caches,
-        };
+        let beyond_caches = machine::beyond_caches(&machine, &devices[0]);
+        let cold_bytes = args.cold.bytes(beyond_caches);
         let probe = |device: &Arc<Device>| {
             let threads = NonZeroUsize::new(device.threads()?)?;
             Some(BandwidthProbe::new(usize::try_from(beyond_caches).ok()?, threads))
@@ -270,7 +284,6 @@ impl<'a> Measurement<'a> {
                         let time = schedule.next(num_tokens);
                         let mut cell = CellPlan {
                             num_tokens,
-                            numeric,
                             kernels: &kernels,
                             keep: None,
                             drop_above: self.run.method.drop_above,

@@ -1,5 +1,6 @@
 //! The commands: one file each, with its flags, what it prints, and its JSON.
 
+pub(crate) mod ab;
 pub(crate) mod bench;
 pub(crate) mod doctor;
 pub(crate) mod history;
@@ -25,6 +26,7 @@ pub(crate) fn run(cli: Cli) -> anyhow::Result<()> {
         Some(Command::Stats(args)) => stats::run(&args),
         Some(Command::Synth(args)) => synth::run(&args),
         Some(Command::Doctor(args)) => doctor::run(&args),
+        Some(Command::Ab(args)) => ab::run(&args),
         Some(Command::Bench(args)) => bench::run(&args),
         Some(Command::Tune(args)) => tune::run(&args),
         Some(Command::Replay(args)) => replay::run(&args),

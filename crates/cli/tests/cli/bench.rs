@@ -8,8 +8,9 @@ use serde_json::{Value, json};
 use crate::{Outcome, arg, trellect};
 
 fn bench(more: &[&str]) -> Outcome {
-    let args = ["bench", "--shape", "256x128x8x2", "--cold-mib", "1", "--rounds", "3"];
-    trellect(args.into_iter().chain(more.iter().copied()))
+    let args = ["bench", "--shape", "256x128x8x2", "--cold-mib", "1"];
+    let rounds = if more.contains(&"--rounds") { [].as_slice() } else { &["--rounds", "3"] };
+    trellect(args.iter().chain(rounds).chain(more).copied())
 }
 
 fn cells(run: &Value) -> &Vec<Value> {
@@ -77,7 +78,7 @@ fn kernels_are_filtered_by_name_and_near_ones_suggested() {
 fn what_cannot_be_measured_is_said() {
     let decode = ["--tokens", "4", "--kernels", "moe_trellis_swiglu_decode"];
     bench(&decode).fails(1, "no kernel is legal");
-    bench(&["--rounds", "0"]).fails(2, "--rounds");
+    bench(&["--rounds", "0"]).fails(2, "1..=10000");
     bench(&["--tokens", "0"]).fails(2, "at least one token");
     bench(&["--numeric", "int4"]).fails(2, "int4");
     bench(&["--warm"]).fails(2, "--cold-mib");

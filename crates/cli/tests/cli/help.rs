@@ -43,7 +43,7 @@ fn every_example_runs() {
     assert_eq!(trellect_in(directory.path(), export).code, 0);
     // `synth` and `tune` come first: their examples write what the others read.
     for command in [
-        "synth", "inspect", "run", "select", "bench", "stats", "doctor", "tune", "replay",
+        "synth", "inspect", "run", "select", "bench", "ab", "stats", "doctor", "tune", "replay",
         "history",
     ] {
         let help = trellect([command, "--help"]);

@@ -117,15 +117,18 @@ fn verdict(ratio: f64, p: Option<f64>) -> Verdict {
 }
 
 fn p_value(old: &BenchCell, new: &BenchCell) -> Option<f64> {
-    let logs = |cell: &BenchCell| {
-        let logs: Vec<f64> = cell.samples().map(f64::ln).collect();
-        let n = logs.len();
-        let mean_ms = logs.iter().sum::<f64>() / n as f64;
-        let squares: f64 = logs.iter().map(|log| (log - mean_ms).powi(2)).sum();
-        let variance = squares / (n.max(2) - 1) as f64;
-        Timings { n, mean_ms, ema_ms: mean_ms, variance }
-    };
+    let logs = |cell: &BenchCell| log_timings(cell.samples());
     Some(WelchTest::compare(&logs(old), &logs(new))?.p_value())
+}
+
+/// The moments of the logarithms of times, for Welch's test.
+pub(super) fn log_timings(times: impl Iterator<Item = f64>) -> Timings {
+    let logs: Vec<f64> = times.map(f64::ln).collect();
+    let n = logs.len();
+    let mean_ms = logs.iter().sum::<f64>() / n as f64;
+    let squares: f64 = logs.iter().map(|log| (log - mean_ms).powi(2)).sum();
+    let variance = squares / (n.max(2) - 1) as f64;
+    Timings { n, mean_ms, ema_ms: mean_ms, variance }
 }
 
 /// Corrects p-values for their number: S. Holm, A simple sequentially rejective multiple test

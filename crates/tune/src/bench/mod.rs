@@ -2,9 +2,11 @@
 //!
 //! A [`Bench`] holds the prepared layers of one shape and mix of widths and measures cell after cell
 //! on them. [`BenchRun`] is what a whole run found, as a file; [`regret`] judges a selector's picks
-//! by it, [`compare`] one run by another. Nothing here makes layers or knows a right result: both
+//! by it, [`compare`] one run by another, and [`ab`] one kernel by
+//! another. Nothing here makes layers or knows a right result: both
 //! are handed in.
 
+pub mod ab;
 pub mod compare;
 mod deck;
 mod look;
@@ -20,7 +22,7 @@ use chacha20::ChaCha8Rng;
 use rand::SeedableRng;
 use trellect_core::{
     BitTuple, CallError, CallFacts, KernelId, KernelSpec, LaunchError, NumericClass, PreparedLayer,
-    RoutingError,
+    RoutingError, WhyNot,
 };
 
 use crate::rounds::{LayerCall, Rotation, RoundError};
@@ -46,9 +48,7 @@ pub type Draw<'a> = &'a dyn Fn(usize, u64) -> Result<Inputs, RoutingError>;
 pub struct CellPlan<'a> {
     /// Tokens of every call, at least one.
     pub num_tokens: usize,
-    /// The class asked for.
-    pub numeric: NumericClass,
-    /// The kernels to measure, where they are legal.
+    /// The kernels to measure, where they can compute the calls.
     pub kernels: &'a [KernelSpec],
     /// A kernel that is measured in full, however slow it is.
     pub keep: Option<KernelId>,
@@ -70,6 +70,8 @@ pub struct CellTimes {
     pub left_out: Vec<LeftOut>,
     /// The mean work of a call.
     pub load: Load,
+    /// Rounds begun.
+    pub rounds: usize,
 }
 
 /// The times of one kernel.
@@ -139,11 +141,12 @@ impl<'a> Bench<'a> {
         Self { rotation, decks, draw, expected, cold_bytes, calls: 0, rng, one_token_ns }
     }
 
-    /// The kernels of `plan` that can compute its calls, whichever experts they take.
+    /// For each of the kernels of `plan`, whether it can compute the calls, whichever experts they
+    /// take, or why not.
     ///
     /// # Errors
     /// [`CellError::Routing`] when the draw makes no routing.
-    pub fn legal(&self, plan: &CellPlan<'_>) -> Result<Vec<KernelSpec>, CellError> {
+    pub fn legality(&self, plan: &CellPlan<'_>) -> Result<Vec<Result<(), WhyNot>>, CellError> {
         let experts = self.rotation.layers.iter().flat_map(|layer| layer.expert_tuples());
         let mut active_tuples: Vec<BitTuple> = experts.copied().collect();
         active_tuples.sort_unstable();
@@ -152,11 +155,20 @@ impl<'a> Bench<'a> {
             num_tokens: plan.num_tokens,
             num_pairs: (self.draw)(plan.num_tokens, 0)?.routing.num_pairs(),
             active_tuples: &active_tuples,
-            numeric: plan.numeric,
+            // Its own class is not asked for.
+            numeric: NumericClass::Exact,
             workspace_limit: None,
         };
-        let legal = |spec: &&KernelSpec| spec.legal(&facts).is_ok();
-        Ok(plan.kernels.iter().filter(legal).copied().collect())
+        Ok(plan.kernels.iter().map(|spec| spec.can_compute(&facts)).collect())
+    }
+
+    /// The kernels of `plan` that can compute its calls.
+    ///
+    /// # Errors
+    /// As [`legality`](Self::legality).
+    pub fn legal(&self, plan: &CellPlan<'_>) -> Result<Vec<KernelSpec>, CellError> {
+        let kernels = plan.kernels.iter().zip(self.legality(plan)?);
+        Ok(kernels.filter(|(_, legality)| legality.is_ok()).map(|(spec, _)| *spec).collect())
     }
 
     /// Measures a cell.
@@ -176,45 +188,75 @@ impl<'a> Bench<'a> {
         plan: &CellPlan<'_>,
         stop: &dyn Fn() -> bool,
     ) -> Result<CellTimes, CellError> {
-        let (mut kernels, left_out) = self.look(plan, stop)?;
+        let mut times = self.begin(plan, stop)?;
+        let start = Instant::now();
+        let ended = |kernels: &[KernelTimes]| {
+            let samples = |kernel: &KernelTimes| kernel.ns.iter().flatten().count();
+            let full = kernels.iter().filter(|kernel| !kernel.dropped);
+            let least = full.map(samples).min();
+            stop() || start.elapsed() >= plan.time && least >= Some(MIN_ROUNDS)
+        };
+        let mut flow = ControlFlow::Continue(());
+        while flow.is_continue() && times.rounds < plan.rounds {
+            flow = self.extend(plan.num_tokens, &mut times, &ended)?;
+        }
+        times.kernels.retain(|kernel| kernel.ns.iter().any(Option::is_some));
+        Ok(times)
+    }
+
+    /// The first look of [`measure`](Self::measure), without a round.
+    ///
+    /// # Errors
+    /// As [`measure`](Self::measure).
+    pub fn begin(
+        &mut self,
+        plan: &CellPlan<'_>,
+        stop: &dyn Fn() -> bool,
+    ) -> Result<CellTimes, CellError> {
+        let (kernels, left_out) = self.look(plan, stop)?;
+        Ok(CellTimes { kernels, left_out, load: Load::default(), rounds: 0 })
+    }
+
+    /// One more block of rounds of the kernels that are not dropped. `ended` is asked before it and
+    /// after every launch, and ends it at once.
+    ///
+    /// # Errors
+    /// As [`measure`](Self::measure).
+    pub fn extend(
+        &mut self,
+        num_tokens: usize,
+        times: &mut CellTimes,
+        ended: &dyn Fn(&[KernelTimes]) -> bool,
+    ) -> Result<ControlFlow<()>, CellError> {
+        let CellTimes { kernels, load, rounds, .. } = times;
         let measured: Vec<usize> = (0..kernels.len()).filter(|&at| !kernels[at].dropped).collect();
         let ids: Vec<KernelId> = measured.iter().map(|&at| kernels[at].spec.id).collect();
-        let (mut load, mut calls_made) = (Load::default(), 0.0);
-        let start = Instant::now();
-        let mut rounds = 0;
-        let mut ended = ids.is_empty() || stop();
-        while !ended && rounds < plan.rounds {
-            let calls = self.next_calls(plan.num_tokens)?;
-            for call in &calls {
-                load.add(&self.load(call));
-            }
-            calls_made += calls.len() as f64;
-            for &at in &measured {
-                kernels[at].ns.resize(rounds + calls.len(), None);
-            }
-            let enough = |kernels: &[KernelTimes]| {
-                let least = measured.iter().map(|&at| kernels[at].ns.iter().flatten().count());
-                start.elapsed() >= plan.time && least.min() >= Some(MIN_ROUNDS)
-            };
-            let rotation = &mut self.rotation;
-            let flow = rotation.interleave(
-                &calls,
-                &ids,
-                &mut self.rng,
-                || (),
-                |timed| {
-                    kernels[measured[timed.kernel]].ns[rounds + timed.call] = Some(timed.ns);
-                    match stop() || enough(&kernels) {
-                        true => ControlFlow::Break(()),
-                        false => ControlFlow::Continue(()),
-                    }
-                },
-            )?;
-            ended = flow.is_break();
-            rounds += calls.len();
+        if ids.is_empty() || ended(kernels) {
+            return Ok(ControlFlow::Break(()));
         }
-        kernels.retain(|kernel| kernel.ns.iter().any(Option::is_some));
-        Ok(CellTimes { kernels, left_out, load: load.scaled(1.0 / f64::max(calls_made, 1.0)) })
+        let calls = self.next_calls(num_tokens)?;
+        for (call, before) in calls.iter().zip(*rounds..) {
+            load.average_in(&self.load(call), before);
+        }
+        for &at in &measured {
+            kernels[at].ns.resize(*rounds + calls.len(), None);
+        }
+        let first = *rounds;
+        *rounds += calls.len();
+        let flow = self.rotation.interleave(
+            &calls,
+            &ids,
+            &mut self.rng,
+            || (),
+            |timed| {
+                kernels[measured[timed.kernel]].ns[first + timed.call] = Some(timed.ns);
+                match ended(kernels) {
+                    true => ControlFlow::Break(()),
+                    false => ControlFlow::Continue(()),
+                }
+            },
+        )?;
+        Ok(flow)
     }
 
     /// The calls of the next rounds: as many as read [`cold_bytes`](Self::new).
@@ -250,15 +292,12 @@ impl<'a> Bench<'a> {
 }
 
 impl Load {
-    fn add(&mut self, other: &Self) {
-        self.bytes += other.bytes;
-        self.weights += other.weights;
-        self.macs += other.macs;
-    }
-
-    fn scaled(self, factor: f64) -> Self {
-        let Self { bytes, weights, macs } = self;
-        Self { bytes: bytes * factor, weights: weights * factor, macs: macs * factor }
+    /// Makes the mean of `count` loads that of one more.
+    fn average_in(&mut self, other: &Self, count: usize) {
+        let mean = |mean: f64, value: f64| mean + (value - mean) / (count + 1) as f64;
+        self.bytes = mean(self.bytes, other.bytes);
+        self.weights = mean(self.weights, other.weights);
+        self.macs = mean(self.macs, other.macs);
     }
 }
 

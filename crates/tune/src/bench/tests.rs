@@ -32,15 +32,7 @@ fn layers() -> (Vec<Arc<dyn PreparedLayer>>, Vec<f64>) {
 }
 
 fn plan(kernels: &[KernelSpec], num_tokens: usize) -> CellPlan<'_> {
-    CellPlan {
-        num_tokens,
-        numeric: NumericClass::Half,
-        kernels,
-        keep: None,
-        drop_above: None,
-        rounds: 5,
-        time: Duration::MAX,
-    }
+    CellPlan { num_tokens, kernels, keep: None, drop_above: None, rounds: 5, time: Duration::MAX }
 }
 
 #[test]
@@ -52,7 +44,7 @@ fn every_legal_kernel_has_its_error_and_a_sample_of_every_round() {
     for num_tokens in [1, 3] {
         let plan = plan(&kernels, num_tokens);
         let legal = bench.legal(&plan).unwrap();
-        let CellTimes { kernels, left_out, load } = bench.measure(&plan, &|| false).unwrap();
+        let CellTimes { kernels, left_out, load, .. } = bench.measure(&plan, &|| false).unwrap();
         assert_eq!((kernels.len(), left_out), (legal.len(), vec![]));
         let rounds = kernels[0].ns.len();
         assert!(rounds >= 5, "{rounds}");
@@ -177,7 +169,7 @@ fn run(times: &[(&str, &[u64])], picked: &str) -> BenchRun {
         dropped: false,
     });
     let load = Load { bytes: 2e6, weights: 8e6, macs: 16e6 };
-    let times = CellTimes { kernels: kernels.collect(), left_out: Vec::new(), load };
+    let times = CellTimes { kernels: kernels.collect(), left_out: Vec::new(), load, rounds: 3 };
     let (shape, bits, threads) = ("128x128x6x2", "6_2_3", Some(1));
     let (backend, numeric) = ("cpu", "half");
     let workload = BenchWorkload { shape, bits, tokens: 1, threads, backend, numeric };

@@ -27,10 +27,10 @@ const MEMORY_SHARE: f64 = 0.7;
 
 /// What a group's layers are.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct GroupPlan<'a> {
-    pub(super) shape: &'a ShapeArg,
-    pub(super) bits: BitsArg,
-    pub(super) codebook: Codebook,
+pub(crate) struct GroupPlan<'a> {
+    pub(crate) shape: &'a ShapeArg,
+    pub(crate) bits: BitsArg,
+    pub(crate) codebook: Codebook,
 }
 
 impl fmt::Display for GroupPlan<'_> {
@@ -40,7 +40,7 @@ impl fmt::Display for GroupPlan<'_> {
 }
 
 /// Prepared layers, their inputs, and what the oracle says of the first tokens on layer 0.
-pub(super) struct Group<'a> {
+pub(crate) struct Group<'a> {
     plan: GroupPlan<'a>,
     /// By device, then by number.
     layers: Vec<Vec<Arc<dyn PreparedLayer>>>,
@@ -51,7 +51,7 @@ pub(super) struct Group<'a> {
 impl<'a> Group<'a> {
     /// Makes layers until they exceed `cold_bytes`, prepares them on every device, and asks the
     /// oracle. Fewer layers than that where memory is short, which is said.
-    pub(super) fn new(
+    pub(crate) fn new(
         plan: &GroupPlan<'a>,
         devices: &[Arc<Device>],
         cold_bytes: u64,
@@ -90,17 +90,17 @@ impl<'a> Group<'a> {
         Ok(this)
     }
 
-    pub(super) fn plan(&self) -> &GroupPlan<'a> {
+    pub(crate) fn plan(&self) -> &GroupPlan<'a> {
         &self.plan
     }
 
     /// Layer 0 on a device.
-    pub(super) fn layer(&self, device: usize) -> &Arc<dyn PreparedLayer> {
+    pub(crate) fn layer(&self, device: usize) -> &Arc<dyn PreparedLayer> {
         &self.layers[device][0]
     }
 
     /// Tokens of a seed: the hidden states are those of any seed, since no time depends on them.
-    pub(super) fn inputs(&self, num_tokens: usize, seed: u64) -> Result<Inputs, RoutingError> {
+    pub(crate) fn inputs(&self, num_tokens: usize, seed: u64) -> Result<Inputs, RoutingError> {
         let ShapeArg { shape, top_k, .. } = self.plan.shape;
         let mut known = self.hidden.borrow_mut();
         let hidden = known
@@ -111,12 +111,12 @@ impl<'a> Group<'a> {
     }
 
     /// [`inputs`](Self::inputs) as a function.
-    pub(super) fn draw(&self) -> impl Fn(usize, u64) -> Result<Inputs, RoutingError> + '_ {
+    pub(crate) fn draw(&self) -> impl Fn(usize, u64) -> Result<Inputs, RoutingError> + '_ {
         |num_tokens, seed| self.inputs(num_tokens, seed)
     }
 
     /// A bench for every device.
-    pub(super) fn benches<'b>(
+    pub(crate) fn benches<'b>(
         &'b self,
         draw: &'b dyn Fn(usize, u64) -> Result<Inputs, RoutingError>,
         cold_bytes: u64,

@@ -18,24 +18,22 @@ const SUGGESTIONS: usize = 3;
 pub(super) fn named(args: &BenchArgs, device: &Device) -> Vec<KernelId> {
     let candidates: Vec<Candidate> =
         args.shape.iter().flat_map(|shape| device.kernels(&shape.shape, &tuples(args))).collect();
-    let name = |text: &String| match text.parse::<KernelId>() {
-        Ok(name) => match find(name, &candidates) {
-            Ok(()) => name,
-            Err(message) => wrong_usage(&message),
-        },
-        Err(_) => wrong_usage(&unknown(text, &candidates)),
-    };
-    args.kernels.iter().map(name).collect()
+    args.kernels.iter().map(|text| find("--kernels", text, &candidates).0).collect()
 }
 
-fn find(name: KernelId, candidates: &[Candidate]) -> Result<(), String> {
-    if candidates.iter().flatten().any(|spec| name.names(spec.id)) {
-        return Ok(());
+/// The name that `text` is, and the first of the candidates that it means. Ends the process as for
+/// wrong usage of `flag` where there is none.
+pub(crate) fn find(flag: &str, text: &str, candidates: &[Candidate]) -> (KernelId, KernelSpec) {
+    let Ok(name) = text.parse::<KernelId>() else {
+        wrong_usage(flag, &unknown(text, candidates));
+    };
+    if let Some(spec) = candidates.iter().flatten().find(|spec| name.names(spec.id)) {
+        return (name, *spec);
     }
     let mut rejections = candidates.iter().filter_map(|candidate| candidate.as_ref().err());
     match rejections.find(|rejection| name.names(rejection.kernel)) {
-        Some(rejection) => Err(rejection.to_string()),
-        None => Err(unknown(&name.to_string(), candidates)),
+        Some(rejection) => wrong_usage(flag, &rejection.to_string()),
+        None => wrong_usage(flag, &unknown(text, candidates)),
     }
 }
 
@@ -54,8 +52,8 @@ fn unknown(text: &str, candidates: &[Candidate]) -> String {
     format!("no kernel `{text}` here; near: {}", names.join(", "))
 }
 
-fn wrong_usage(message: &str) -> ! {
-    Cli::command().error(ErrorKind::InvalidValue, format!("--kernels: {message}")).exit()
+fn wrong_usage(flag: &str, message: &str) -> ! {
+    Cli::command().error(ErrorKind::InvalidValue, format!("{flag}: {message}")).exit()
 }
 
 /// Every tuple that the flags ask for.

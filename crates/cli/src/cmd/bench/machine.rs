@@ -15,7 +15,7 @@ const CACHES: &str = "/sys/devices/system/cpu/cpu0/cache";
 const HUGE_PAGES: &str = "/sys/kernel/mm/transparent_hugepage/enabled";
 
 /// Describes this machine; its ceilings are still to be measured.
-pub(super) fn describe(device: &Device) -> BenchMachine {
+pub(crate) fn describe(device: &Device) -> BenchMachine {
     let DeviceDescription { name, facts } = device.describe();
     let memory = device.memory();
     let processors = std::thread::available_parallelism();
@@ -38,10 +38,10 @@ pub(super) fn describe(device: &Device) -> BenchMachine {
     }
 }
 
-/// Bytes of the largest cache between the device's cores and memory.
-pub(super) fn last_level_cache_bytes(machine: &BenchMachine, device: &Device) -> u64 {
+/// Bytes that leave no other in any cache between the device's cores and memory: twice the largest.
+pub(crate) fn beyond_caches(machine: &BenchMachine, device: &Device) -> u64 {
     let host = machine.caches.iter().map(|cache| cache.bytes).max();
-    device.shared_cache_bytes().or(host).unwrap_or(UNKNOWN_CACHE_BYTES)
+    2 * device.shared_cache_bytes().or(host).unwrap_or(UNKNOWN_CACHE_BYTES)
 }
 
 /// The caches of the first processor, as Linux lists them.
