@@ -4,7 +4,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-/// Caps detection: `generic`, `avx2` or `avx512`.
+/// Caps detection: `generic`, `avx2`, `avx512` or `amx`.
 pub const MAX_ISA_VARIABLE: &str = "TRELLECT_MAX_ISA";
 
 /// An instruction set that kernels are written for, in ascending order.
@@ -16,11 +16,13 @@ pub enum Isa {
     Avx2,
     /// AVX-512 F, BW, VBMI and VNNI.
     Avx512,
+    /// AMX with 8-bit operands, and what AVX-512 asks for.
+    Amx,
 }
 
 impl Isa {
     /// Every instruction set, best first.
-    pub const ALL: [Isa; 3] = [Self::Avx512, Self::Avx2, Self::Generic];
+    pub const ALL: [Isa; 4] = [Self::Amx, Self::Avx512, Self::Avx2, Self::Generic];
 
     /// The name used in kernel names and by the cap.
     pub const fn name(self) -> &'static str {
@@ -28,6 +30,7 @@ impl Isa {
             Self::Generic => "generic",
             Self::Avx2 => "avx2",
             Self::Avx512 => "avx512",
+            Self::Amx => "amx",
         }
     }
 
@@ -37,6 +40,7 @@ impl Isa {
             Self::Generic => "nothing",
             Self::Avx2 => "AVX2 with FMA and F16C",
             Self::Avx512 => "AVX-512 with BW, VBMI and VNNI",
+            Self::Amx => "AMX with INT8 that the system permits, and AVX-512 with VBMI and VNNI",
         }
     }
 
@@ -48,6 +52,8 @@ impl Isa {
             Self::Avx2 => Avx2::detect().is_some(),
             #[cfg(target_arch = "x86_64")]
             Self::Avx512 => Avx512::detect().is_some(),
+            #[cfg(target_arch = "x86_64")]
+            Self::Amx => Amx::detect().is_some(),
             #[cfg(not(target_arch = "x86_64"))]
             _ => false,
         }
@@ -71,7 +77,7 @@ impl FromStr for Isa {
 
 /// A text that names no instruction set.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("`{found}` is no instruction set: expected generic, avx2 or avx512")]
+#[error("`{found}` is no instruction set: expected generic, avx2, avx512 or amx")]
 pub struct UnknownIsa {
     /// The text found.
     pub found: Box<str>,
@@ -107,6 +113,41 @@ impl Avx512 {
             && is_x86_feature_detected!("avx512vnni");
         found.then_some(Self(()))
     }
+}
+
+/// Proof that AMX with 8-bit operands may be executed by every thread of this process, and all that
+/// [`Avx512`] proves.
+#[cfg(target_arch = "x86_64")]
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Amx(());
+
+#[cfg(target_arch = "x86_64")]
+impl Amx {
+    /// Asks the system for permission: the registers are large, and Linux saves them only for
+    /// processes that asked. Other systems are not known to grant it.
+    pub(crate) fn detect() -> Option<Self> {
+        let features = raw_cpuid::CpuId::new().get_extended_feature_info()?;
+        let found = Avx512::detect().is_some()
+            && features.has_amx_tile()
+            && features.has_amx_int8()
+            && permitted();
+        found.then_some(Self(()))
+    }
+}
+
+#[cfg(all(target_arch = "x86_64", target_os = "linux", not(miri)))]
+fn permitted() -> bool {
+    /// `ARCH_REQ_XCOMP_PERM` and the number of the tiles' state, of the kernel's interface.
+    const REQUEST_PERMISSION: libc::c_int = 0x1023;
+    const TILE_DATA: libc::c_ulong = 18;
+    // SAFETY: the call reads its arguments only, and unknown requests fail.
+    let failure = unsafe { libc::syscall(libc::SYS_arch_prctl, REQUEST_PERMISSION, TILE_DATA) };
+    failure == 0
+}
+
+#[cfg(all(target_arch = "x86_64", any(not(target_os = "linux"), miri)))]
+fn permitted() -> bool {
+    false
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 //!
 //! `exact` computes the float16 value that the format defines, as f32. `half` leaves out its last
 //! rounding and stays in integers: a weight is `step · w − offset` with a 16-bit `w`. For `mul1`
-//! that is its byte sum, for the others the sum of two float16 values in units of 2⁻¹¹.
+//! that is its byte sum, for the others the sum of two float16 values in units of 2⁻¹⁰.
 
 use trellect_core::Codebook;
 
@@ -58,7 +58,7 @@ impl CodebookMath for ThreeInst {
     const OFFSET: f32 = 0.0;
 }
 
-const HALF_SUM_STEP: f32 = 1.0 / 2048.0;
+const HALF_SUM_STEP: f32 = 1.0 / 1024.0;
 
 /// Bits of a product's half that survive, and what they are xored with, to make a float16.
 pub(crate) const HALF_MASK: u16 = 0x8FFF;
@@ -86,9 +86,10 @@ macro_rules! with_codebook {
 pub(crate) use with_codebook;
 
 /// Turns sums over 16-bit weights into sums over weights.
-pub(crate) fn apply_step(codebook: Codebook, out: &mut super::Outputs, row_sums: &[f32]) {
+#[inline(always)]
+pub(crate) fn apply_step(codebook: Codebook, out: &mut super::Outputs, row_sum: f32) {
     let (step, offset) = with_codebook!(codebook, C => (C::STEP, C::OFFSET));
-    let offset = offset * row_sums.iter().sum::<f32>();
+    let offset = offset * row_sum;
     for value in out {
         *value = step * *value - offset;
     }
@@ -102,7 +103,7 @@ pub(crate) fn weight_i16<C: CodebookMath>(state: u16) -> i16 {
         byte_sum(product) as i16
     } else {
         let sum = fixed(product as u16) + fixed((product >> 16) as u16);
-        ((sum + 2) >> 2) as i16
+        ((sum + 4) >> 3) as i16
     }
 }
 
@@ -156,8 +157,8 @@ mod tests {
                 let found = with_codebook!(codebook, C => {
                     C::STEP * f32::from(weight_i16::<C>(state)) - C::OFFSET
                 });
-                // Half a unit of float16 below 4, and half a step of 2⁻¹¹.
-                let bound = 1.0 / 1024.0 + 1.0 / 4096.0;
+                // Half a unit of float16 below 4, and half a step of 2⁻¹⁰.
+                let bound = 1.0 / 1024.0 + 1.0 / 2048.0;
                 assert!((found - exact).abs() <= bound, "{codebook} {state}: {found} {exact}");
             }
         }

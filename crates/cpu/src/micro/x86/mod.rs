@@ -1,10 +1,12 @@
-//! Micro-kernels for x86-64: one file per instruction set.
+//! Micro-kernels for x86-64: one folder per instruction set.
 
+mod amx;
 mod avx2;
 mod avx512;
 
-pub(crate) use avx2::{Avx2Exact, Avx2Half};
-pub(crate) use avx512::{Avx512Exact, Avx512Half};
+pub(crate) use amx::AmxHalf;
+pub(crate) use avx2::{Avx2Exact, Avx2Integer};
+pub(crate) use avx512::{Avx512Exact, Avx512Integer};
 
 use super::codebook::CodebookMath;
 
@@ -26,51 +28,58 @@ const POWERS: [u8; 4] = [4, 8, 1, 2];
 /// The mantissa bits of [`HALF_XOR`](super::codebook::HALF_XOR) with the implicit one.
 const MANTISSA_XOR: i16 = (super::codebook::HALF_XOR & 0x3FF | 0x400) as i16;
 
-/// Implements [`Micro`](super::Micro) for `$name`, whose field proves the features of the functions
-/// in `$room`: every method hands over to the function of its name.
+/// Implements [`Micro`](super::Micro) for `$name`, whose first field proves the features of the
+/// functions in `$room`: every method hands over to the function of its name.
 macro_rules! impl_micro {
-    ($name:ident, $lane:ty, $class:expr, $room:ident) => {
-        impl Micro for $name {
+    ($(<$a:ident>)? $name:ident, $lane:ty, $room:ident) => {
+        impl$(<$a: $crate::micro::generic::Activations>)? $crate::micro::Micro for $name$(<$a>)? {
             type Lane = $lane;
-            const CLASS: NumericClass = $class;
+            const CLASS: trellect_core::NumericClass = $room::class$(::<$a>)?();
+            const LANES: usize = 1;
+            const SEGMENT_TILES: usize = $room::segment_tiles$(::<$a>)?();
 
-            fn pack(self, x: &[f32; HADAMARD], suh: &[f32], out: BlockMut<'_, $lane>) {
+            fn rotate(self, x: &mut [f32; trellect_core::HADAMARD], suh: &[f32]) {
                 // SAFETY: `self` holds a token that only detection of these features makes.
-                unsafe { $room::pack(x, suh, out) }
+                unsafe { $room::rotate(x, suh) }
             }
 
-            fn unrotate(self, raw: &mut [f32; HADAMARD], svh: &[f32], bias: Option<&[f32]>) {
-                // SAFETY: as in `pack`.
+            fn quantise(self, rotated: &[f32], out: $crate::micro::RowMut<'_, $lane>) {
+                // SAFETY: as in `rotate`.
+                unsafe { $room::quantise$(::<$a>)?(rotated, out) }
+            }
+
+            fn unrotate(
+                self,
+                raw: &mut [f32; trellect_core::HADAMARD],
+                svh: &[f32],
+                bias: Option<&[f32]>,
+            ) {
+                // SAFETY: as in `rotate`.
                 unsafe { $room::unrotate(raw, svh, bias) }
             }
 
-            fn swiglu(self, gate: &mut [f32; HADAMARD], up: &[f32; HADAMARD]) {
-                // SAFETY: as in `pack`.
+            fn swiglu(
+                self,
+                gate: &mut [f32; trellect_core::HADAMARD],
+                up: &[f32; trellect_core::HADAMARD],
+            ) {
+                // SAFETY: as in `rotate`.
                 unsafe { $room::swiglu(gate, up) }
             }
 
-            fn dot<const K: u8, const R: usize>(
-                self,
-                column: Column<'_>,
-                rows: [RowRef<'_, $lane>; R],
-            ) -> [Outputs; R] {
-                // SAFETY: as in `pack`.
-                unsafe { $room::dot::<K, R>(column, &rows) }
+            fn scratch_bytes(rows: usize, _k_tiles: usize) -> usize {
+                $room::scratch_bytes$(::<$a>)?(rows)
             }
 
-            fn unpack(self, column: Column<'_>, panel: &mut [$lane]) {
-                // SAFETY: as in `pack`.
-                unsafe { $room::unpack(column, panel) }
-            }
-
-            fn dot_panel<const R: usize>(
+            fn product<const K: u8>(
                 self,
-                panel: &[$lane],
-                codebook: Codebook,
-                rows: [RowRef<'_, $lane>; R],
-            ) -> [Outputs; R] {
-                // SAFETY: as in `pack`.
-                unsafe { $room::dot_panel(panel, codebook, &rows) }
+                column: $crate::micro::Column<'_>,
+                rows: $crate::micro::RowsRef<'_, $lane>,
+                scratch: $crate::buffer::Arena<'_>,
+                out: &mut [f32],
+            ) {
+                // SAFETY: as in `rotate`.
+                unsafe { $room::product::<$($a,)? K>(column, rows, scratch, out) }
             }
         }
     };
