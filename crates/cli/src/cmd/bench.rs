@@ -22,14 +22,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
-use clap::Args;
+use clap::error::ErrorKind;
+use clap::{Args, CommandFactory};
 use trellect::core::{Backend, Codebook, NumericClass};
 use trellect_tune::bandwidth::BandwidthProbe;
 use trellect_tune::bench::{BenchMethod, BenchRun, BenchWorkload, Ceiling, CellPlan};
 use trellect_tune::statistics::median;
 
 use crate::args::{
-    BackendArg, BitsArg, DeviceArgs, PolicyArg, ShapeArg, parse_codebook, parse_numeric,
+    BackendArg, BitsArg, Cli, DeviceArgs, PolicyArg, ShapeArg, parse_codebook, parse_numeric,
     parse_some_tokens, parse_threads,
 };
 use crate::device::Device;
@@ -54,7 +55,7 @@ Examples:
   trellect bench --shape 256x128x8x2 --tokens 1 --rounds 3 --cold-mib 1 --policy rules --json";
 
 /// The flags of `bench`.
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct BenchArgs {
     /// Shapes of layers: a model's name, its letter A to D, or HIDDENxINTERxEXPERTSxTOPK.
@@ -127,7 +128,7 @@ pub(crate) struct BenchArgs {
 }
 
 /// Where the weights are before a launch.
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub(super) struct ColdArgs {
     /// Launch on one and the same call, over and over, with what the caches hold.
     #[arg(long, conflicts_with = "cold_mib")]
@@ -160,6 +161,7 @@ const DROP_ABOVE: f64 = 2.0;
 pub(crate) fn run(args: &BenchArgs) -> anyhow::Result<()> {
     let baseline = args.compare.as_deref().map(BenchRun::read).transpose()?;
     let peers = args.peers.as_deref().map(Peers::read).transpose()?;
+    let args = &args.without_repetitions();
     let devices = devices(args)?;
     let names = kernels::named(args, &devices[0]);
     let interrupted = on_interrupt("what is measured so far")?;
@@ -182,12 +184,33 @@ pub(crate) fn run(args: &BenchArgs) -> anyhow::Result<()> {
     report.check(args.assert_regret)
 }
 
+impl BenchArgs {
+    /// Every value of a list once.
+    fn without_repetitions(&self) -> Self {
+        fn once<T: PartialEq + Clone>(values: &[T]) -> Vec<T> {
+            let repeats = |at: usize| values[..at].contains(&values[at]);
+            (0..values.len()).filter(|&at| !repeats(at)).map(|at| values[at].clone()).collect()
+        }
+        Self {
+            shape: once(&self.shape),
+            bits: once(&self.bits),
+            tokens: once(&self.tokens),
+            numeric: once(&self.numeric),
+            threads: once(&self.threads),
+            ..self.clone()
+        }
+    }
+}
+
 /// The backend, once per number of threads.
 fn devices(args: &BenchArgs) -> anyhow::Result<Vec<Arc<Device>>> {
     let open = |threads| DeviceArgs { backend: args.backend, threads }.open().map(Arc::new);
     match args.threads.is_empty() {
         true => Ok(vec![open(None)?]),
-        false if args.backend != BackendArg::Cpu => bail!("--threads is for the cpu backend only"),
+        false if args.backend != BackendArg::Cpu => {
+            let message = "--threads is for the cpu backend only";
+            Cli::command().error(ErrorKind::ArgumentConflict, message).exit()
+        }
         false => args.threads.iter().map(|&threads| open(Some(threads))).collect(),
     }
 }
@@ -349,14 +372,18 @@ impl<'a> Measurement<'a> {
 
     /// Notes what the machine delivered and how long it took.
     fn finish(&mut self) {
+        self.run.interrupted |= self.interrupted.load(Ordering::Relaxed);
         self.run.seconds = (self.start.elapsed().as_secs_f64() * 10.0).round() / 10.0;
-        let round = |gb_per_s: f64| (gb_per_s * 100.0).round() / 100.0;
+        let round = |figure: f64| (figure * 100.0).round() / 100.0;
         let ceilings = self.devices.iter().zip(&self.read_gb_per_s).filter_map(|(device, all)| {
+            let peak = device.measure_peak();
             Some(Ceiling {
                 threads: device.threads()?,
                 read_gb_per_s_before: round(*all.first()?),
                 read_gb_per_s_after: round(*all.last()?),
                 read_gb_per_s: round(median(all.clone())?),
+                fp32_fma_gflop_per_s: peak.fp32_fma_gflop_per_s.map(round),
+                int8_dot_gop_per_s: peak.int8_dot_gop_per_s.map(round),
             })
         });
         self.run.machine.ceilings = ceilings.collect();

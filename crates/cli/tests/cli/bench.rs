@@ -2,6 +2,8 @@
 
 use std::fs;
 use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
@@ -25,7 +27,8 @@ fn read(path: &Path) -> Value {
 fn every_workload_has_its_kernels_with_error_and_pick() {
     let folder = tempfile::tempdir().unwrap();
     let (output, markdown) = (folder.path().join("b.json"), folder.path().join("b.md"));
-    let args = ["--bits", "6,2,3", "mixed", "--tokens", "1,5", "--threads", "1,2", "--numeric"];
+    let args =
+        ["--bits", "6,2,3", "mixed", "6_2_3", "--tokens", "1,5,1", "--threads", "1,2", "--numeric"];
     let files = ["exact,half", "--json", "--output", arg(&output), "--markdown", arg(&markdown)];
     let report = bench(&[&args[..], &files[..]].concat()).json();
     assert_eq!((&report["format"], &report["version"]), (&json!("trellect-bench"), &json!(1)));
@@ -146,4 +149,32 @@ fn peers_have_ratios() {
     bench(&["--peers", arg(&path)]).fails(1, "not positive");
     fs::write(&path, "{}").unwrap();
     bench(&["--peers", arg(&path)]).fails(1, "peers.json");
+}
+
+#[cfg(unix)]
+#[test]
+fn an_interrupted_run_keeps_and_reports_what_was_measured() {
+    let folder = tempfile::tempdir().unwrap();
+    let output = folder.path().join("b.json");
+    let child = Command::new(env!("CARGO_BIN_EXE_trellect"))
+        .args(["bench", "--shape", "256x128x8x2,128x128x8x2", "--cold-mib", "1", "--tokens", "1"])
+        .args(["--rounds", "10000", "--budget", "20", "--json", "--output", arg(&output)])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    // The first shape is written while the second is being measured.
+    let start = Instant::now();
+    while !output.exists() {
+        assert!(start.elapsed() < Duration::from_secs(60), "nothing was kept for a minute");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let interrupt = Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
+    assert!(interrupt.success());
+    let ended = child.wait_with_output().unwrap();
+    assert_eq!(ended.status.code(), Some(0));
+    let report: Value = serde_json::from_slice(&ended.stdout).unwrap();
+    assert_eq!(report["interrupted"], true);
+    assert!(cells(&report).iter().any(|cell| cell["shape"] == "256x128x8x2"));
+    assert_eq!(cells(&read(&output)), cells(&report));
 }

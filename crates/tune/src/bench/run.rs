@@ -63,7 +63,7 @@ pub struct BenchMachine {
     /// The system's mode of transparent huge pages, where there is one; weights and the buffer of
     /// the ceiling both ask for them.
     pub huge_pages: Option<String>,
-    /// What memory delivers, by number of threads; empty where it was not measured.
+    /// What the machine delivers, by number of threads; empty where it was not measured.
     pub ceilings: Vec<Ceiling>,
 }
 
@@ -89,8 +89,12 @@ pub struct Ceiling {
     pub read_gb_per_s_before: f64,
     /// The same after the last one.
     pub read_gb_per_s_after: f64,
-    /// The median of all measurements, one before every cell.
+    /// The median of all measurements, one before and one after every cell.
     pub read_gb_per_s: f64,
+    /// float32 multiply-adds in a bare loop, in 10⁹ operations per second, where it was measured.
+    pub fp32_fma_gflop_per_s: Option<f64>,
+    /// 8-bit dot products in a bare loop, likewise; AMX is not among them.
+    pub int8_dot_gop_per_s: Option<f64>,
 }
 
 /// How a run measured.

@@ -6,6 +6,7 @@ use trellect_tune::bench::{BenchCell, BenchRun, BenchWorkload};
 use trellect_tune::statistics::geometric_mean;
 
 use super::peers::Peers;
+use super::report::limits;
 
 /// A row of a table: shape and widths.
 type Row<'a> = (&'a str, &'a str);
@@ -40,14 +41,7 @@ pub(super) fn render(run: &BenchRun, peers: Option<&Peers>) -> String {
         machine.facts.iter().map(|(name, value)| format!("{name} {value}")).collect();
     let _ = writeln!(text, "{}; {}.\n", machine.system, facts.join("; "));
     for ceiling in &machine.ceilings {
-        let _ = writeln!(
-            text,
-            "Memory read with {} threads: {:.1} GB/s ({:.1} before, {:.1} after).",
-            ceiling.threads,
-            ceiling.read_gb_per_s,
-            ceiling.read_gb_per_s_before,
-            ceiling.read_gb_per_s_after
-        );
+        let _ = writeln!(text, "* {} threads: {}", ceiling.threads, limits(ceiling));
     }
     let _ = writeln!(
         text,

@@ -5,7 +5,7 @@ use std::fmt;
 use serde::Serialize;
 use trellect_tune::bench::compare::{ComparedCell, Comparison, Verdict, compare};
 use trellect_tune::bench::regret::{PickRegret, Uniform, picks, uniform};
-use trellect_tune::bench::{BenchCell, BenchLeftOut, BenchRun, BenchWorkload, Cache};
+use trellect_tune::bench::{BenchCell, BenchLeftOut, BenchRun, BenchWorkload, Cache, Ceiling};
 use trellect_tune::statistics::geometric_mean;
 
 use super::peers::Peers;
@@ -214,6 +214,20 @@ fn compared(f: &mut fmt::Formatter<'_>, comparison: &Comparison) -> fmt::Result 
     )
 }
 
+/// What the machine delivers with some number of threads.
+pub(super) fn limits(ceiling: &Ceiling) -> String {
+    let Ceiling { read_gb_per_s, read_gb_per_s_before, read_gb_per_s_after, .. } = ceiling;
+    let peak = |name: &str, peak: Option<f64>| {
+        peak.map_or_else(String::new, |peak| format!(", {name} {peak:.0} G/s"))
+    };
+    format!(
+        "memory read {read_gb_per_s:.1} GB/s ({read_gb_per_s_before:.1} before, \
+         {read_gb_per_s_after:.1} after){}{}",
+        peak("fp32 FMA", ceiling.fp32_fma_gflop_per_s),
+        peak("int8 dot products", ceiling.int8_dot_gop_per_s)
+    )
+}
+
 /// A kernel's name without what all names begin with.
 fn short(kernel: &str) -> &str {
     match kernel.strip_prefix("moe_trellis_swiglu") {
@@ -249,14 +263,7 @@ impl fmt::Display for BenchReport<'_> {
             machine.huge_pages.as_deref().unwrap_or("unknown")
         )?;
         for ceiling in &machine.ceilings {
-            writeln!(
-                f,
-                "  memory read with {}: {:.1} GB/s ({:.1} before, {:.1} after)",
-                table::plural(ceiling.threads, "thread"),
-                ceiling.read_gb_per_s,
-                ceiling.read_gb_per_s_before,
-                ceiling.read_gb_per_s_after
-            )?;
+            writeln!(f, "  {}: {}", table::plural(ceiling.threads, "thread"), limits(ceiling))?;
         }
         match method.cold_bytes {
             0 => writeln!(f, "  warm: one call over and over")?,
