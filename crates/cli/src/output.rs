@@ -1,12 +1,25 @@
 //! Writing to stdout and stderr without ever panicking: a reader that has gone away, as in
 //! `trellect run | head`, ends the output and is no failure.
 
+use std::fmt;
 use std::fs::File;
 use std::io::{self, ErrorKind, Write};
 use std::path::Path;
 
 use anyhow::Context;
 use serde::Serialize;
+
+/// A regression that a command was asked to look for and found: exit code 3.
+#[derive(Debug)]
+pub(crate) struct Regression(pub(crate) String);
+
+impl fmt::Display for Regression {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Regression {}
 
 /// Prints `text` on stdout.
 pub(crate) fn print(text: &str) -> anyhow::Result<()> {
