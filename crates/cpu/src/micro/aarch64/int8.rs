@@ -16,7 +16,7 @@ use super::super::generic::{Activations, Int8Activations};
 use super::super::panel::{Panel, Segment, panel_scratch_bytes};
 use super::super::rotate::{quantise_integer, store_tile};
 use super::super::{Column, GROUPS, MR, RowMut, RowsRef, TILE_WEIGHTS, tile_lanes};
-use super::integer::{few, finish, split, weights};
+use super::integer::{few_bytes, finish, split, weights};
 use super::stream::{Stream, load_i8};
 use crate::buffer::Arena;
 
@@ -61,10 +61,7 @@ pub(super) fn product<const K: u8>(
     out: &mut [f32],
 ) {
     with_codebook!(column.codebook, C => match rows.len() {
-        1 => few::<Int8Activations, i8, C, K, 1, 2>(column, rows, out),
-        2 => few::<Int8Activations, i8, C, K, 2, 1>(column, rows, out),
-        3 => few::<Int8Activations, i8, C, K, 3, 1>(column, rows, out),
-        4 => few::<Int8Activations, i8, C, K, 4, 1>(column, rows, out),
+        1..=MR => few_bytes::<C, K>(column, rows, out),
         _ => many::<C, K>(column, rows, scratch, out),
     });
 }

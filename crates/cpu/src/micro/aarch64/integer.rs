@@ -1,19 +1,21 @@
 //! Classes `half` and `int8`: 16-bit weights times integer activations in 32-bit lanes.
 
 use std::arch::aarch64::*;
+use std::arch::asm;
 use std::ops::Range;
 
 use trellect_core::{HADAMARD, NumericClass, TILE};
 
 use super::super::codebook::{CodebookMath, with_codebook};
-use super::super::generic::{Activations, PAIR_SUMS, sum_pairs};
+use super::super::generic::{Activations, Int8Activations, PAIR_SUMS, sum_pairs};
 use super::super::panel::{Panel, Segment, panel_scratch_bytes};
 use super::super::rotate::{quantise_integer, store_tile};
 use super::super::{
-    Column, GROUPS, Lane, MR, Outputs, RowMut, RowRef, RowsRef, SPLIT_LANES, TILE_WEIGHTS,
-    tile_lanes,
+    Column, GROUPS, MR, Outputs, RowMut, RowRef, RowsRef, SPLIT_LANES, TILE_WEIGHTS, tile_lanes,
 };
-use super::stream::{Stream, Tile, byte_sums, half_sums, load_f32, load_i16, store_f32, store_i16};
+use super::stream::{
+    Stream, Tile, byte_sums, half_sums, load_f32, load_i8, load_i16, store_f32, store_i16,
+};
 use crate::buffer::Arena;
 
 pub(super) use super::exact::{rotate, swiglu, unrotate};
@@ -58,10 +60,10 @@ pub(super) fn product<A: Activations, const K: u8>(
     out: &mut [f32],
 ) {
     with_codebook!(column.codebook, C => match rows.len() {
-        1 => few::<A, i16, C, K, 1, 2>(column, rows, out),
-        2 => few::<A, i16, C, K, 2, 1>(column, rows, out),
-        3 => few::<A, i16, C, K, 3, 1>(column, rows, out),
-        4 => few::<A, i16, C, K, 4, 1>(column, rows, out),
+        1 => few::<A, i16, C, K, 1, 2>(column, rows, out, |x| load(x)),
+        2 => few::<A, i16, C, K, 2, 1>(column, rows, out, |x| load(x)),
+        3 => few::<A, i16, C, K, 3, 1>(column, rows, out, |x| load(x)),
+        4 => few::<A, i16, C, K, 4, 1>(column, rows, out, |x| load(x)),
         _ => many::<A, C, K>(column, rows, scratch, out),
     });
 }
@@ -104,8 +106,7 @@ pub(super) fn finish<C: CodebookMath>(sums: Outputs, row_sum: f32) -> Outputs {
 /// A tile's activations, or 16 weights of a panel: even lanes, then odd ones.
 #[inline]
 #[target_feature(enable = "neon,fp16")]
-fn load<L: Copy + Into<i16>>(lanes: &[L; TILE]) -> [int16x8_t; 2] {
-    let lanes = lanes.map(L::into);
+fn load(lanes: &[i16; TILE]) -> [int16x8_t; 2] {
     let halves = lanes.as_chunks::<8>().0;
     [load_i16(&halves[0]), load_i16(&halves[1])]
 }
@@ -116,24 +117,56 @@ fn load<L: Copy + Into<i16>>(lanes: &[L; TILE]) -> [int16x8_t; 2] {
 fn multiply_add(sums: &mut [int32x4_t; 2], weights: [int16x8_t; 2], x: [int16x8_t; 2]) {
     for half in 0..2 {
         let sum = vmlal_s16(sums[half], vget_low_s16(weights[half]), vget_low_s16(x[half]));
-        sums[half] = vmlal_high_s16(sum, weights[half], x[half]);
+        sums[half] = smlal2(sum, weights[half], x[half]);
+    }
+}
+
+/// `vmlal_high_s16` as the one instruction that it is: the compiler would rather move the upper halves
+/// down.
+#[inline]
+#[target_feature(enable = "neon,fp16")]
+fn smlal2(mut sum: int32x4_t, a: int16x8_t, b: int16x8_t) -> int32x4_t {
+    // SAFETY: the instruction has no effect but on `sum`, and this function's features include it.
+    unsafe {
+        asm!(
+            "smlal2 {sum:v}.4s, {a:v}.8h, {b:v}.8h",
+            sum = inout(vreg) sum,
+            a = in(vreg) a,
+            b = in(vreg) b,
+            options(pure, nomem, nostack, preserves_flags)
+        );
+    }
+    sum
+}
+
+/// Few rows of 8-bit activations.
+#[target_feature(enable = "neon,fp16")]
+pub(super) fn few_bytes<C: CodebookMath, const K: u8>(
+    column: Column<'_>,
+    rows: RowsRef<'_, i8>,
+    out: &mut [f32],
+) {
+    let load = |lanes: &[i8; TILE]| {
+        let lanes = load_i8(lanes);
+        [vmovl_s8(vget_low_s8(lanes)), vmovl_high_s8(lanes)]
+    };
+    match rows.len() {
+        1 => few::<Int8Activations, i8, C, K, 1, 2>(column, rows, out, load),
+        2 => few::<Int8Activations, i8, C, K, 2, 1>(column, rows, out, load),
+        3 => few::<Int8Activations, i8, C, K, 3, 1>(column, rows, out, load),
+        4 => few::<Int8Activations, i8, C, K, 4, 1>(column, rows, out, load),
+        rows => unreachable!("{rows} rows of {MR}"),
     }
 }
 
 /// Few rows: every weight is used from the register it was decoded into. `G` groups at a time, so
 /// that the sums of all rows stay in registers.
 #[target_feature(enable = "neon,fp16")]
-pub(super) fn few<
-    A: Activations,
-    L: Lane + Into<i16>,
-    C: CodebookMath,
-    const K: u8,
-    const R: usize,
-    const G: usize,
->(
+fn few<A: Activations, L, C: CodebookMath, const K: u8, const R: usize, const G: usize>(
     column: Column<'_>,
     rows: RowsRef<'_, L>,
     out: &mut [f32],
+    load: impl Fn(&[L; TILE]) -> [int16x8_t; 2],
 ) {
     let stream = Stream::new::<K>(column);
     let rows: [RowRef<'_, L>; R] = rows.rows(0);
