@@ -74,10 +74,11 @@ pub(crate) fn entries(
         .collect()
 }
 
-/// Whether there is such a kernel on any machine. Matrix units are for many rows, in one class each.
+/// Whether there is such a kernel on any machine. Matrix units are for many rows, in one class each;
+/// AMX, whose operands take longest to decode, for more than the 16 of a block of base.
 fn is_written(isa: Isa, class: NumericClass, plan: Plan) -> bool {
     match isa {
-        Isa::Amx => class == NumericClass::Half && plan.block_rows > MR,
+        Isa::Amx => class == NumericClass::Half && plan == LARGE_BATCH,
         Isa::NeonI8mm => class == NumericClass::Int8 && plan.block_rows > MR,
         Isa::Generic | Isa::Neon | Isa::Avx2 | Isa::Avx512 => true,
     }
