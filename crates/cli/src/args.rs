@@ -125,6 +125,8 @@ pub(crate) enum ModeArg {
     Learn,
     /// Serve what has been learned, and learn nothing.
     Frozen,
+    /// Serve what the log of a run says, and learn nothing.
+    Replay,
     /// Serve the rules' picks.
     Off,
 }
@@ -134,6 +136,7 @@ impl From<ModeArg> for Mode {
         match mode {
             ModeArg::Learn => Self::Learn,
             ModeArg::Frozen => Self::Frozen,
+            ModeArg::Replay => Self::Replay,
             ModeArg::Off => Self::Off,
         }
     }

@@ -2,7 +2,9 @@
 //! `trellect run | head`, ends the output and is no failure.
 
 use std::fmt;
+use std::fs::File;
 use std::io::{self, ErrorKind, Write};
+use std::path::Path;
 
 use anyhow::Context;
 use serde::Serialize;
@@ -35,6 +37,24 @@ pub(crate) fn print_json(object: &impl Serialize) -> anyhow::Result<()> {
     let mut text = serde_json::to_string_pretty(object).context("making JSON")?;
     text.push('\n');
     print(&text)
+}
+
+/// Writes a file, which appears when it is complete.
+pub(crate) fn write_file(path: &Path, content: &[u8]) -> anyhow::Result<()> {
+    let directory = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    let write = || {
+        // Unlike a temporary file's own, `create_new` has the permissions that users expect.
+        let mut temporary = tempfile::Builder::new()
+            .prefix(".trellect-")
+            .make_in(directory, |path| File::create_new(path))?;
+        temporary.write_all(content)?;
+        temporary.persist(path)?;
+        anyhow::Ok(())
+    };
+    write().with_context(|| format!("writing {}", path.display()))
 }
 
 /// An error and its causes in one line. A cause that the message before it already ends with is not

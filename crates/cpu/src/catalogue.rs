@@ -9,6 +9,8 @@ use trellect_core::{
 
 use crate::driver::{Driver, Plan, Run};
 use crate::isa::Isa;
+#[cfg(target_arch = "aarch64")]
+use crate::micro::aarch64::{NeonExact, NeonI8mmInt8, NeonInteger};
 use crate::micro::generic::{GenericExact, GenericInteger, HalfActivations, Int8Activations};
 #[cfg(target_arch = "x86_64")]
 use crate::micro::x86::{AmxHalf, Avx2Exact, Avx2Integer, Avx512Exact, Avx512Integer};
@@ -72,9 +74,13 @@ pub(crate) fn entries(
         .collect()
 }
 
-/// Whether there is such a kernel on any machine. The matrix unit is for many rows, in class `half`.
+/// Whether there is such a kernel on any machine. Matrix units are for many rows, in one class each.
 fn is_written(isa: Isa, class: NumericClass, plan: Plan) -> bool {
-    isa != Isa::Amx || (class == NumericClass::Half && plan.block_rows > MR)
+    match isa {
+        Isa::Amx => class == NumericClass::Half && plan.block_rows > MR,
+        Isa::NeonI8mm => class == NumericClass::Int8 && plan.block_rows > MR,
+        Isa::Generic | Isa::Neon | Isa::Avx2 | Isa::Avx512 => true,
+    }
 }
 
 /// What the kernels are listed for.
@@ -163,7 +169,26 @@ fn driver(isa: Isa, class: NumericClass, plan: Plan) -> Option<Box<dyn Run>> {
             let half = AmxHalf(crate::isa::Amx::detect()?);
             run(half, half, plan)
         }
-        #[cfg(not(target_arch = "x86_64"))]
+        #[cfg(target_arch = "aarch64")]
+        Isa::Neon => {
+            let token = crate::isa::Neon::detect()?;
+            let (exact, half) =
+                (NeonExact(token), NeonInteger::<HalfActivations>(token, PhantomData));
+            match class {
+                NumericClass::Exact => run(exact, exact, plan),
+                NumericClass::Half => run(half, half, plan),
+                NumericClass::Int8 => {
+                    run(NeonInteger::<Int8Activations>(token, PhantomData), half, plan)
+                }
+            }
+        }
+        #[cfg(target_arch = "aarch64")]
+        Isa::NeonI8mm => {
+            let token = crate::isa::NeonI8mm::detect()?;
+            let half = NeonInteger::<HalfActivations>(crate::isa::Neon::detect()?, PhantomData);
+            run(NeonI8mmInt8(token), half, plan)
+        }
+        // Another architecture's.
         _ => return None,
     })
 }

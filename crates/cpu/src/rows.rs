@@ -16,6 +16,9 @@ pub(crate) struct Rows<'a, M: Micro> {
 
 #[derive(Clone, Copy)]
 struct Layout {
+    /// Lanes of a row.
+    lanes: usize,
+    /// Lanes from one row to the next.
     lane_stride: usize,
     segments: usize,
     /// Whole cache lines, so that rows written by different threads share none.
@@ -25,8 +28,11 @@ struct Layout {
 impl Layout {
     fn new<M: Micro>(in_features: usize) -> Self {
         let segments = (in_features / TILE).div_ceil(M::SEGMENT_TILES);
+        // A cache line more than the lanes: rows a power of two apart would share a cache's sets.
+        let row_bytes = arena_bytes::<M::Lane>(in_features * M::LANES) + arena_bytes::<u8>(1);
         Self {
-            lane_stride: in_features * M::LANES,
+            lanes: in_features * M::LANES,
+            lane_stride: row_bytes / size_of::<M::Lane>(),
             segments,
             scale_stride: arena_bytes::<f32>(segments + 1) / size_of::<f32>(),
         }
@@ -51,9 +57,10 @@ impl<'a, M: Micro> Rows<'a, M> {
 
     /// Rows `first..first + rows`.
     pub(crate) fn range(&self, first: usize, rows: usize) -> RowsRef<'_, M::Lane> {
-        let Layout { lane_stride, scale_stride, segments } = self.layout;
+        let Layout { lanes: row_lanes, lane_stride, scale_stride, segments } = self.layout;
         RowsRef {
             rows,
+            row_lanes,
             lanes: &self.lanes[first * lane_stride..][..rows * lane_stride],
             scales: &self.scales[first * scale_stride..][..rows * scale_stride],
             lane_stride,
@@ -85,9 +92,9 @@ impl<M: Micro> RowsWriter<'_, M> {
     /// # Safety
     /// No row is alive twice.
     pub(crate) unsafe fn row(&self, row: usize) -> RowMut<'_, M::Lane> {
-        let Layout { lane_stride, segments, scale_stride } = self.layout;
+        let Layout { lanes, lane_stride, segments, scale_stride } = self.layout;
         // SAFETY: rows are disjoint ranges, and the caller holds no row twice.
-        let lanes = unsafe { self.lanes.part(row * lane_stride..(row + 1) * lane_stride) };
+        let lanes = unsafe { self.lanes.part(row * lane_stride..row * lane_stride + lanes) };
         let start = row * scale_stride;
         // SAFETY: as for the lanes.
         let scales = unsafe { self.scales.part(start..start + segments + 1) };

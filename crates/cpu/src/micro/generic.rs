@@ -155,12 +155,19 @@ pub(crate) fn finish_integer<L>(
     row: RowRef<'_, L>,
     totals: &[f32; PAIR_SUMS],
 ) -> Outputs {
+    let mut out = sum_pairs(totals);
+    apply_step(codebook, &mut out, row.sum);
+    out
+}
+
+/// Every channel's pair sums, added up.
+#[inline(always)]
+pub(crate) fn sum_pairs(totals: &[f32; PAIR_SUMS]) -> Outputs {
     let mut out = [0.0; TILE];
     for (g, lanes) in totals.as_chunks::<TILE>().0.iter().enumerate() {
         out[g] = lanes[..8].iter().sum();
         out[g + 8] = lanes[8..].iter().sum();
     }
-    apply_step(codebook, &mut out, row.sum);
     out
 }
 

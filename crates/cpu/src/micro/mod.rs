@@ -13,7 +13,11 @@
 
 #![expect(clippy::needless_range_loop, reason = "lanes of several arrays run in step")]
 
+#[cfg(target_arch = "aarch64")]
+pub(crate) mod aarch64;
 pub(crate) mod codebook;
+#[cfg(any(target_arch = "aarch64", target_arch = "x86_64"))]
+mod cut;
 pub(crate) mod generic;
 mod panel;
 mod rotate;
@@ -49,6 +53,30 @@ pub(crate) const ROW_OF_LANE: [usize; TILE] = {
     while lane < TILE {
         rows[lane] = 2 * (lane >> 2) + (lane & 1) + 8 * (lane >> 1 & 1);
         lane += 1;
+    }
+    rows
+};
+
+/// Even lanes, then odd ones: where the windows of a pair end up in two vectors.
+#[cfg(any(target_arch = "aarch64", target_arch = "x86_64"))]
+pub(crate) const SPLIT_LANES: [usize; TILE] = {
+    let mut lanes = [0; TILE];
+    let mut at = 0;
+    while at < TILE {
+        lanes[at] = 2 * (at % 8) + at / 8;
+        at += 1;
+    }
+    lanes
+};
+
+/// [`ROW_OF_LANE`] of [`SPLIT_LANES`].
+#[cfg(any(target_arch = "aarch64", target_arch = "x86_64"))]
+pub(crate) const SPLIT_ROW_OF_LANE: [usize; TILE] = {
+    let mut rows = [0; TILE];
+    let mut at = 0;
+    while at < TILE {
+        rows[at] = ROW_OF_LANE[SPLIT_LANES[at]];
+        at += 1;
     }
     rows
 };
@@ -128,6 +156,8 @@ pub(crate) struct RowMut<'a, L> {
 #[derive(Clone, Copy)]
 pub(crate) struct RowsRef<'a, L> {
     pub(crate) rows: usize,
+    /// Lanes of a row.
+    pub(crate) row_lanes: usize,
     pub(crate) lanes: &'a [L],
     /// Every row's scales, one per segment, and after them its sum.
     pub(crate) scales: &'a [f32],
@@ -147,7 +177,7 @@ impl<'a, L> RowsRef<'a, L> {
     pub(crate) fn row(&self, row: usize) -> RowRef<'a, L> {
         let (scales, sum) = self.scales[row * self.scale_stride..].split_at(self.segments);
         RowRef {
-            lanes: &self.lanes[row * self.lane_stride..][..self.lane_stride],
+            lanes: &self.lanes[row * self.lane_stride..][..self.row_lanes],
             scales,
             sum: sum[0],
         }
@@ -220,3 +250,63 @@ pub(crate) fn constant_width_product<M: Micro>(bits: u8) -> Product<M> {
         _ => unreachable!("Bits is 1 to 8"),
     }
 }
+
+/// Implements [`Micro`] for `$name`, whose first field proves the features of the
+/// functions in `$room`: every method hands over to the function of its name.
+#[cfg(any(target_arch = "aarch64", target_arch = "x86_64"))]
+macro_rules! impl_micro {
+    ($(<$a:ident>)? $name:ident, $lane:ty, $room:ident) => {
+        impl$(<$a: $crate::micro::generic::Activations>)? $crate::micro::Micro for $name$(<$a>)? {
+            type Lane = $lane;
+            const CLASS: trellect_core::NumericClass = $room::class$(::<$a>)?();
+            const LANES: usize = 1;
+            const SEGMENT_TILES: usize = $room::segment_tiles$(::<$a>)?();
+
+            fn rotate(self, x: &mut [f32; trellect_core::HADAMARD], suh: &[f32]) {
+                // SAFETY: `self` holds a token that only detection of these features makes.
+                unsafe { $room::rotate(x, suh) }
+            }
+
+            fn quantise(self, rotated: &[f32], out: $crate::micro::RowMut<'_, $lane>) {
+                // SAFETY: as in `rotate`.
+                unsafe { $room::quantise$(::<$a>)?(rotated, out) }
+            }
+
+            fn unrotate(
+                self,
+                raw: &mut [f32; trellect_core::HADAMARD],
+                svh: &[f32],
+                bias: Option<&[f32]>,
+            ) {
+                // SAFETY: as in `rotate`.
+                unsafe { $room::unrotate(raw, svh, bias) }
+            }
+
+            fn swiglu(
+                self,
+                gate: &mut [f32; trellect_core::HADAMARD],
+                up: &[f32; trellect_core::HADAMARD],
+            ) {
+                // SAFETY: as in `rotate`.
+                unsafe { $room::swiglu(gate, up) }
+            }
+
+            fn scratch_bytes(rows: usize, _k_tiles: usize) -> usize {
+                $room::scratch_bytes$(::<$a>)?(rows)
+            }
+
+            fn product<const K: u8>(
+                self,
+                column: $crate::micro::Column<'_>,
+                rows: $crate::micro::RowsRef<'_, $lane>,
+                scratch: $crate::buffer::Arena<'_>,
+                out: &mut [f32],
+            ) {
+                // SAFETY: as in `rotate`.
+                unsafe { $room::product::<$($a,)? K>(column, rows, scratch, out) }
+            }
+        }
+    };
+}
+#[cfg(any(target_arch = "aarch64", target_arch = "x86_64"))]
+use impl_micro;

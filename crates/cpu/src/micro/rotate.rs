@@ -115,7 +115,7 @@ pub(crate) fn quantise_integer<L>(
 
 /// Where a row's lanes are its activations in turn: tile `tile` of `row`.
 #[inline(always)]
-pub(crate) fn store_tile(row: &mut [i16], tile: usize, lanes: [i16; TILE]) {
+pub(crate) fn store_tile<L: Copy>(row: &mut [L], tile: usize, lanes: [L; TILE]) {
     row[tile * TILE..][..TILE].copy_from_slice(&lanes);
 }
 

@@ -45,11 +45,19 @@ fn names_are_unique_and_capping_only_refuses() {
     let (capped, fewest) = names(Isa::Generic);
     assert_eq!(all, capped);
     let of = |isa: Isa| {
-        let variant = |id: &&KernelId| id.variant.is_some_and(|v| v.name().starts_with(isa.name()));
+        let names = [isa.name().to_owned(), format!("{}_int8", isa.name())];
+        let variant =
+            |id: &&KernelId| id.variant.is_some_and(|v| names.iter().any(|n| n == v.name()));
         all.iter().filter(variant).count()
     };
-    assert_eq!([of(Isa::Generic), of(Isa::Avx2), of(Isa::Avx512)], [fewest; 3]);
-    assert_eq!(of(Isa::Amx), 2, "base and large batch");
+    for isa in Isa::ALL {
+        let expected = match isa {
+            // Base and large batch.
+            Isa::Amx | Isa::NeonI8mm => 2,
+            Isa::Generic | Isa::Neon | Isa::Avx2 | Isa::Avx512 => fewest,
+        };
+        assert_eq!(of(isa), expected, "{isa}");
+    }
     assert!(most >= fewest);
     let backend = CpuBackend::new(CpuOptions { threads: None, max_isa: Isa::Generic });
     let refused = backend.kernels(&shape, &[]).into_iter().filter_map(Result::err);

@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use trellect_core::TILE;
 
-use super::super::super::codebook::CodebookMath;
+use super::super::super::codebook::{CodebookMath, Mcg, Mul1};
 use super::super::super::rotate::quantise_integer;
 use super::super::super::{GROUPS, Micro, RowMut};
 use super::super::avx512::integer::weights;
@@ -25,14 +25,15 @@ pub(super) const BLOCK_TILES: usize = 4;
 /// Bytes of a weight register.
 pub(super) const REGISTER_BYTES: usize = LINES * LINE;
 
-/// A weight is `2^shift` times its high digit, plus its low digit.
+/// A weight is `2^shift` times its high digit, plus its low digit, plus [`low_digit_offset`]. The
+/// high digit of a `mul1` weight is not negative.
 pub(super) const fn weight_shift<C: CodebookMath>() -> u32 {
     if C::BYTE_SUM { 2 } else { 6 }
 }
 
-/// What is taken off a 16-bit weight before it is cut, so that the high digit fits.
-pub(super) const fn weight_centre<C: CodebookMath>() -> i16 {
-    if C::BYTE_SUM { 512 } else { 0 }
+/// Makes low digits as often negative as not, so that what is left out has no mean.
+pub(super) const fn low_digit_offset<C: CodebookMath>() -> i8 {
+    1 << (weight_shift::<C>() - 1)
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vbmi,avx512vnni,avx2,fma,f16c")]
@@ -53,7 +54,7 @@ pub(super) fn quantise(rotated: &[f32], out: RowMut<'_, i8>) {
 /// Decodes `tiles` into registers' worth of high digits, each followed by that of low digits.
 ///
 /// A line holds four neighbouring rows, in the order of `ROW_OF_LANE`, of 16 channels in the order
-/// of [`CHANNEL_OF_LANE`].
+/// of [`LANE_OF_CHANNEL`].
 #[target_feature(enable = "avx512f,avx512bw,avx512vbmi,avx512vnni,avx2,fma,f16c")]
 pub(super) fn unpack<C: CodebookMath, const K: u8>(
     stream: &Stream<'_>,
@@ -81,37 +82,38 @@ fn tile_digits<C: CodebookMath, const K: u8>(tile: Tile<'_>) -> [[__m512i; GROUP
     for pair in 0..GROUPS / 2 {
         let [high_a, low_a] = split::<C>(weights::<C>(tile.states::<K>(2 * pair)));
         let [high_b, low_b] = split::<C>(weights::<C>(tile.states::<K>(2 * pair + 1)));
-        digits[0][pair] = _mm512_packs_epi16(high_a, high_b);
-        digits[1][pair] = _mm512_packs_epi16(low_a, low_b);
+        digits[0][pair] = match C::BYTE_SUM {
+            true => _mm512_packus_epi16(high_a, high_b),
+            false => _mm512_packs_epi16(high_a, high_b),
+        };
+        let offset = _mm512_set1_epi8(low_digit_offset::<C>());
+        digits[1][pair] = _mm512_sub_epi8(_mm512_packus_epi16(low_a, low_b), offset);
     }
     digits
 }
 
-/// Both digits of 16-bit weights.
+/// Both digits of 16-bit weights, the low one with its offset.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vbmi,avx512vnni,avx2,fma,f16c")]
 fn split<C: CodebookMath>(weights: __m512i) -> [__m512i; 2] {
-    let half = 1 << (weight_shift::<C>() - 1);
-    let rounded = _mm512_add_epi16(weights, _mm512_set1_epi16(half - weight_centre::<C>()));
-    let [high, rest] = match C::BYTE_SUM {
-        true => [_mm512_srai_epi16::<2>(rounded), _mm512_and_si512(rounded, _mm512_set1_epi16(3))],
-        false => {
-            [_mm512_srai_epi16::<6>(rounded), _mm512_and_si512(rounded, _mm512_set1_epi16(63))]
-        }
+    let low = _mm512_and_si512(weights, _mm512_set1_epi16((1 << weight_shift::<C>()) - 1));
+    let high = match C::BYTE_SUM {
+        true => _mm512_srli_epi16::<{ weight_shift::<Mul1>() }>(weights),
+        false => _mm512_srai_epi16::<{ weight_shift::<Mcg>() }>(weights),
     };
-    [high, _mm512_sub_epi16(rest, _mm512_set1_epi16(half))]
+    [high, low]
 }
 
-/// Channel of a column that a 32-bit lane of a line holds.
-pub(super) const CHANNEL_OF_LANE: [usize; TILE] = {
-    let mut channels = [0; TILE];
-    let mut lane = 0;
-    while lane < TILE {
-        let group = 2 * (lane / 4) + lane % 4 / 2;
-        channels[lane] = group + 8 * (lane % 2);
-        lane += 1;
+/// 32-bit lane of a line that holds a channel of a column: two groups to four lanes.
+pub(super) const LANE_OF_CHANNEL: [i32; TILE] = {
+    let mut lanes = [0; TILE];
+    let mut channel = 0;
+    while channel < TILE {
+        let (group, upper) = (channel % GROUPS, channel / GROUPS);
+        lanes[channel] = (4 * (group / 2) + 2 * (group % 2) + upper) as i32;
+        channel += 1;
     }
-    channels
+    lanes
 };
 
 /// Four lines from the four parts of four vectors: line `i` is the parts `i` of all of them.

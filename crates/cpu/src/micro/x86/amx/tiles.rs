@@ -34,9 +34,21 @@ struct Configuration {
 }
 
 impl Tiles {
-    /// Configures the registers for 1 to [`LINES`] tokens; all are zero then.
+    /// The registers for 1 to [`LINES`] tokens.
     pub(super) fn new(_: Amx, tokens: usize) -> Self {
+        let mut tiles = Self { tokens: 0, thread: PhantomData };
+        tiles.configure(tokens);
+        tiles
+    }
+
+    /// Makes ready for another number of tokens; whatever the registers hold is lost where it
+    /// differs from the last.
+    pub(super) fn configure(&mut self, tokens: usize) {
         assert!((1..=LINES).contains(&tokens), "a token is a line of a register");
+        if tokens == self.tokens {
+            return;
+        }
+        self.tokens = tokens;
         let mut configuration = Configuration {
             palette: 1,
             start_line: 0,
@@ -46,19 +58,23 @@ impl Tiles {
         };
         for register in 0..WEIGHTS + 2 {
             configuration.bytes_per_line[register] = LINE as u16;
-            configuration.lines[register] =
-                if register < WEIGHTS { tokens as u8 } else { LINES as u8 };
+            configuration.lines[register] = self.lines(register) as u8;
         }
-        // SAFETY: a token proves the feature and the system's permission; the configuration is a
-        // valid one of palette 1.
+        // SAFETY: `new` took the proof of the feature and of the system's permission; the
+        // configuration is a valid one of palette 1.
         unsafe {
             asm!("ldtilecfg [{0}]", in(reg) &raw const configuration, options(nostack, readonly));
         }
-        Self { tokens, thread: PhantomData }
     }
 
     fn lines(&self, register: usize) -> usize {
         if register < WEIGHTS { self.tokens } else { LINES }
+    }
+
+    /// Register `R` ← zero.
+    pub(super) fn zero<const R: usize>(&mut self) {
+        // SAFETY: the registers are configured and only this value's owner uses them.
+        unsafe { asm!("tilezero tmm{0}", const R, options(nostack, nomem)) }
     }
 
     /// Register `R` ← a line from every `stride` bytes of `bytes`.
@@ -100,12 +116,20 @@ impl Tiles {
         }
     }
 
-    /// Register `S` += register `A` · register `B`, signed 8-bit operands: four neighbouring bytes
-    /// of a line of `A` meet those of a lane of `B`.
-    pub(super) fn multiply<const S: usize, const A: usize, const B: usize>(&mut self) {
+    /// Register `S` += register `A` · register `B`, both of signed bytes: four neighbouring bytes of
+    /// a line of `A` meet those of a lane of `B`.
+    pub(super) fn multiply_signed<const S: usize, const A: usize, const B: usize>(&mut self) {
         // SAFETY: the registers are configured with shapes that fit one another.
         unsafe {
             asm!("tdpbssd tmm{0}, tmm{1}, tmm{2}", const S, const A, const B, options(nostack, nomem));
+        }
+    }
+
+    /// The same, the bytes of `B` unsigned.
+    pub(super) fn multiply_unsigned<const S: usize, const A: usize, const B: usize>(&mut self) {
+        // SAFETY: as in `multiply_signed`.
+        unsafe {
+            asm!("tdpbsud tmm{0}, tmm{1}, tmm{2}", const S, const A, const B, options(nostack, nomem));
         }
     }
 }

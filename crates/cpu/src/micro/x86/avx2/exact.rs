@@ -12,21 +12,10 @@ use super::super::super::generic::{EXACT_SEGMENT_TILES, ROW_SUMS, finish_exact};
 use super::super::super::panel::{Panel, Segment, panel_scratch_bytes};
 use super::super::super::rotate as body;
 use super::super::super::{
-    Column, GROUPS, MR, ROW_OF_LANE, RowMut, RowRef, RowsRef, TILE_WEIGHTS, tile_lanes,
+    Column, GROUPS, MR, RowMut, RowRef, RowsRef, SPLIT_ROW_OF_LANE, TILE_WEIGHTS, tile_lanes,
 };
 use super::stream::{Stream, Tile, load_f32, store_f32};
 use crate::buffer::Arena;
-
-/// Rows of even lanes, then of odd ones: the windows of a pair end up in two vectors.
-const SPLIT_ROW_OF_LANE: [usize; TILE] = {
-    let mut rows = [0; TILE];
-    let mut lane = 0;
-    while lane < TILE {
-        rows[lane] = ROW_OF_LANE[2 * (lane % 8) + lane / 8];
-        lane += 1;
-    }
-    rows
-};
 
 /// Register block of a decoded panel: eight sums, and room for operands.
 const PANEL_ROWS: usize = 2;

@@ -11,7 +11,7 @@ use super::super::super::panel::{Panel, Segment, panel_scratch_bytes};
 use super::super::super::rotate::{quantise_integer, store_tile};
 use super::super::super::{Column, GROUPS, MR, RowMut, RowRef, RowsRef, TILE_WEIGHTS, tile_lanes};
 use super::super::{Halves, MANTISSA_XOR, POWERS};
-use super::stream::{Stream, Tile, load_f32, load_i16, store_f32, store_i16};
+use super::stream::{Stream, Tile, load_bytes, load_f32, load_i16, store_f32, store_i16};
 use crate::buffer::Arena;
 
 pub(super) use super::exact::{rotate, swiglu, unrotate};
@@ -86,11 +86,10 @@ fn weights<C: CodebookMath, const K: u8>(
         let addend = _mm256_set1_epi16(Halves::<C>::ADD_HIGH.wrapping_add(1));
         high = _mm256_add_epi16(_mm256_add_epi16(high, addend), no_carry);
     }
-    let sum = _mm256_add_epi16(fixed(low), fixed(high));
-    _mm256_srai_epi16::<3>(_mm256_add_epi16(sum, _mm256_set1_epi16(4)))
+    _mm256_add_epi16(fixed(low), fixed(high))
 }
 
-/// One half of the products as float16, in units of 2⁻¹³.
+/// One half of the products as float16, in units of 1/960.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
 fn fixed(half: __m256i) -> __m256i {
@@ -98,17 +97,24 @@ fn fixed(half: __m256i) -> __m256i {
         _mm256_and_si256(half, _mm256_set1_epi16(0x3FF)),
         _mm256_set1_epi16(MANTISSA_XOR),
     );
-    let [a, b, c, d] = POWERS.map(u8::cast_signed);
-    let powers =
-        _mm256_broadcastsi128_si256(_mm_setr_epi8(a, b, c, d, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0));
-    // A high byte of 0x80 looks up zero.
-    let index = _mm256_or_si256(
-        _mm256_and_si256(_mm256_srli_epi16::<10>(half), _mm256_set1_epi16(3)),
-        _mm256_set1_epi16(i16::MIN),
-    );
-    let magnitude = _mm256_mullo_epi16(mantissa, _mm256_shuffle_epi8(powers, index));
+    // A shuffle takes four bits of a byte, here the two of the exponent and two that do not count,
+    // and gives zero where the byte's highest is set.
+    let index = _mm256_or_si256(_mm256_srli_epi16::<2>(half), _mm256_set1_epi16(0x80));
+    let powers = _mm256_broadcastsi128_si256(load_bytes(&POSITIVE_POWERS));
+    let magnitude = _mm256_mulhrs_epi16(mantissa, _mm256_shuffle_epi8(powers, index));
     _mm256_sign_epi16(magnitude, _mm256_or_si256(half, _mm256_set1_epi16(1)))
 }
+
+/// [`POWERS`] of the positive sign.
+const POSITIVE_POWERS: [u8; 16] = {
+    let mut powers = [0; 16];
+    let mut bits = 0;
+    while bits < 16 {
+        powers[bits] = POWERS[bits].cast_unsigned();
+        bits += 1;
+    }
+    powers
+};
 
 /// Few rows: every weight is used from the register it was decoded into. `G` groups at a time, so
 /// that the sums of all rows stay in registers.

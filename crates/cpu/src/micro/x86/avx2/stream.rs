@@ -2,63 +2,8 @@
 
 use std::arch::x86_64::*;
 
+use super::super::super::cut::{CUTS, Cut};
 use super::super::super::{Column, GROUPS, GUARD, width};
-
-/// How one width's windows are cut out of a group, for the two columns of a group and, of each, the
-/// two halves of 8 states.
-struct Cut {
-    /// Where a half's 16 bytes start, from the word before the group.
-    offset: [[usize; 2]; 2],
-    shuffle: [[[u8; 16]; 2]; 2],
-    right: [[[u32; 4]; 2]; 2],
-    left: [[[u32; 4]; 2]; 2],
-}
-
-static CUTS: [Cut; 9] = {
-    let mut cuts = [const { cut(1) }; 9];
-    let mut bits = 1;
-    while bits <= 8 {
-        cuts[bits] = cut(bits);
-        bits += 1;
-    }
-    cuts
-};
-
-const fn cut(k: usize) -> Cut {
-    let mut cut = Cut {
-        offset: [[0; 2]; 2],
-        shuffle: [[[0; 16]; 2]; 2],
-        right: [[[0; 4]; 2]; 2],
-        left: [[[0; 4]; 2]; 2],
-    };
-    let mut part = 0;
-    while part < 4 {
-        let (column, half) = (part / 2, part % 2);
-        // Of the stream every other four positions are column `g`'s.
-        let first = 16 * half + 4 * column;
-        // Bits are counted from the word before the group.
-        let origin = (32 + (first + 1) * k - 16) / 32 * 32;
-        cut.offset[column][half] = origin / 8;
-        let mut pair = 0;
-        while pair < 4 {
-            let position = first + 8 * (pair / 2) + 2 * (pair % 2);
-            let start = 32 + (position + 1) * k - 16 - origin;
-            let byte = start / 8;
-            let mut i = 0;
-            while i < 4 {
-                // Words are little-endian, their bits run from the most significant one. Of eight
-                // bits the last pair needs three bytes, and the fourth would be past the end.
-                cut.shuffle[column][half][4 * pair + i] = ((byte + 3 - i) ^ 3) as u8 % 16;
-                i += 1;
-            }
-            cut.right[column][half][pair] = 16 - (start % 8) as u32;
-            cut.left[column][half][pair] = (start % 8 + k) as u32;
-            pair += 1;
-        }
-        part += 1;
-    }
-    cut
-}
 
 /// A column whose length has been checked, with its width's tables.
 pub(super) struct Stream<'a> {
@@ -149,7 +94,7 @@ impl Tile<'_> {
 
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn load_bytes(bytes: &[u8; 16]) -> __m128i {
+pub(super) fn load_bytes(bytes: &[u8; 16]) -> __m128i {
     // SAFETY: 16 readable bytes.
     unsafe { _mm_loadu_si128(bytes.as_ptr().cast()) }
 }

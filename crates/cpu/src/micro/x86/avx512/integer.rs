@@ -16,9 +16,10 @@ use super::super::super::rotate::{quantise_integer, store_tile};
 use super::super::super::{
     Column, GROUP_WEIGHTS, GROUPS, MR, RowMut, RowRef, RowsRef, TILE_WEIGHTS, tile_lanes,
 };
-use super::super::MANTISSA_XOR;
+use super::super::{MANTISSA_XOR, POWERS};
 use super::stream::{
-    Order, Stream, broadcast_i16, dot_i16, load_f32, load_i16, products, store_f32, store_i16,
+    Order, Stream, broadcast_i16, dot_i16, load_bytes, load_f32, load_i16, products, store_f32,
+    store_i16,
 };
 use crate::buffer::Arena;
 
@@ -87,29 +88,24 @@ pub(in crate::micro::x86) fn weights<C: CodebookMath>(states: __m512i) -> __m512
         let ones = _mm512_set1_epi8(1);
         return _mm512_add_epi16(_mm512_maddubs_epi16(low, ones), _mm512_maddubs_epi16(high, ones));
     }
-    let sum = _mm512_add_epi16(fixed(low), fixed(high));
-    _mm512_srai_epi16::<3>(_mm512_add_epi16(sum, _mm512_set1_epi16(4)))
+    _mm512_add_epi16(fixed(low), fixed(high))
 }
 
-/// One half of the products as float16, in units of 2⁻¹³.
+/// One half of the products as float16, in units of 1/960.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vbmi,avx512vnni,avx2,fma,f16c")]
 fn fixed(half: __m512i) -> __m512i {
     // The truth table of (a & b) ^ c.
     const AND_XOR: i32 = 0b0110_1010;
+    const HIGH_BYTES: __mmask64 = 0xAAAA_AAAA_AAAA_AAAA;
     let mantissa = _mm512_ternarylogic_epi32::<AND_XOR>(
         half,
         _mm512_set1_epi16(0x3FF),
         _mm512_set1_epi16(MANTISSA_XOR),
     );
-    let shift = _mm512_ternarylogic_epi32::<AND_XOR>(
-        _mm512_srli_epi16::<10>(half),
-        _mm512_set1_epi16(3),
-        _mm512_set1_epi16(2),
-    );
-    let magnitude = _mm512_sllv_epi16(mantissa, shift);
-    let negative = _mm512_movepi16_mask(half);
-    _mm512_mask_sub_epi16(magnitude, negative, _mm512_setzero_si512(), magnitude)
+    let index = _mm512_srli_epi16::<2>(half);
+    let power = _mm512_maskz_permutexvar_epi8(HIGH_BYTES, index, load_bytes(&POWERS));
+    _mm512_mulhrs_epi16(mantissa, power)
 }
 
 /// A tile's activations for both columns of a group; `wide` asks for 16-bit numbers.

@@ -10,7 +10,7 @@ pub(super) mod stream;
 
 use std::marker::PhantomData;
 
-use super::impl_micro;
+use super::super::impl_micro;
 use crate::isa::Avx512;
 
 /// Classes `half` and `int8` on AVX-512.

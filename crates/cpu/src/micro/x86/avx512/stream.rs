@@ -90,7 +90,7 @@ impl<'a> Stream<'a> {
         let tile_bytes = column.tile_bytes::<K>();
         assert_eq!(column.guarded.len(), column.k_tiles * tile_bytes + 2 * GUARD, "a whole column");
         let cut = &CUTS[order as usize][width::<K>(column.bits)];
-        Self { column, tile_bytes, gather: load(&cut.gather), shift: load(&cut.shift) }
+        Self { column, tile_bytes, gather: load_bytes(&cut.gather), shift: load_bytes(&cut.shift) }
     }
 
     #[inline]
@@ -136,7 +136,8 @@ impl Tile<'_> {
 
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vbmi,avx512vnni,avx2,fma,f16c")]
-fn load(bytes: &[u8; 64]) -> __m512i {
+pub(super) fn load_bytes<B>(bytes: &[B; 64]) -> __m512i {
+    const { assert!(size_of::<B>() == 1) };
     // SAFETY: 64 readable bytes.
     unsafe { _mm512_loadu_si512(bytes.as_ptr().cast()) }
 }
