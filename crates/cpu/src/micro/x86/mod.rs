@@ -3,6 +3,7 @@
 mod amx;
 mod avx2;
 mod avx512;
+pub(crate) mod peak;
 
 pub(crate) use amx::AmxHalf;
 pub(crate) use avx2::{Avx2Exact, Avx2Integer};

@@ -25,10 +25,15 @@ pub(super) const BLOCK_TILES: usize = 4;
 /// Bytes of a weight register.
 pub(super) const REGISTER_BYTES: usize = LINES * LINE;
 
-/// A weight is `2^shift` times its high digit, plus its low digit, which is not negative. The high
-/// digit of a `mul1` weight is not negative either.
+/// A weight is `2^shift` times its high digit, plus its low digit, plus [`low_digit_offset`]. The
+/// high digit of a `mul1` weight is not negative.
 pub(super) const fn weight_shift<C: CodebookMath>() -> u32 {
     if C::BYTE_SUM { 2 } else { 6 }
+}
+
+/// Makes low digits as often negative as not, so that what is left out has no mean.
+pub(super) const fn low_digit_offset<C: CodebookMath>() -> i8 {
+    1 << (weight_shift::<C>() - 1)
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vbmi,avx512vnni,avx2,fma,f16c")]
@@ -49,7 +54,7 @@ pub(super) fn quantise(rotated: &[f32], out: RowMut<'_, i8>) {
 /// Decodes `tiles` into registers' worth of high digits, each followed by that of low digits.
 ///
 /// A line holds four neighbouring rows, in the order of `ROW_OF_LANE`, of 16 channels in the order
-/// of [`CHANNEL_OF_LANE`].
+/// of [`LANE_OF_CHANNEL`].
 #[target_feature(enable = "avx512f,avx512bw,avx512vbmi,avx512vnni,avx2,fma,f16c")]
 pub(super) fn unpack<C: CodebookMath, const K: u8>(
     stream: &Stream<'_>,
@@ -81,12 +86,13 @@ fn tile_digits<C: CodebookMath, const K: u8>(tile: Tile<'_>) -> [[__m512i; GROUP
             true => _mm512_packus_epi16(high_a, high_b),
             false => _mm512_packs_epi16(high_a, high_b),
         };
-        digits[1][pair] = _mm512_packus_epi16(low_a, low_b);
+        let offset = _mm512_set1_epi8(low_digit_offset::<C>());
+        digits[1][pair] = _mm512_sub_epi8(_mm512_packus_epi16(low_a, low_b), offset);
     }
     digits
 }
 
-/// Both digits of 16-bit weights.
+/// Both digits of 16-bit weights, the low one with its offset.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vbmi,avx512vnni,avx2,fma,f16c")]
 fn split<C: CodebookMath>(weights: __m512i) -> [__m512i; 2] {
@@ -98,16 +104,16 @@ fn split<C: CodebookMath>(weights: __m512i) -> [__m512i; 2] {
     [high, low]
 }
 
-/// Channel of a column that a 32-bit lane of a line holds.
-pub(super) const CHANNEL_OF_LANE: [usize; TILE] = {
-    let mut channels = [0; TILE];
-    let mut lane = 0;
-    while lane < TILE {
-        let group = 2 * (lane / 4) + lane % 4 / 2;
-        channels[lane] = group + 8 * (lane % 2);
-        lane += 1;
+/// 32-bit lane of a line that holds a channel of a column: two groups to four lanes.
+pub(super) const LANE_OF_CHANNEL: [i32; TILE] = {
+    let mut lanes = [0; TILE];
+    let mut channel = 0;
+    while channel < TILE {
+        let (group, upper) = (channel % GROUPS, channel / GROUPS);
+        lanes[channel] = (4 * (group / 2) + 2 * (group % 2) + upper) as i32;
+        channel += 1;
     }
-    channels
+    lanes
 };
 
 /// Four lines from the four parts of four vectors: line `i` is the parts `i` of all of them.

@@ -1,5 +1,6 @@
 //! The product of a column and any number of rows.
 
+use std::arch::x86_64::*;
 use std::ops::Range;
 
 use trellect_core::{HADAMARD, TILE};
@@ -9,14 +10,16 @@ use super::super::super::{Column, Outputs, RowRef, RowsRef, TILE_WEIGHTS};
 use super::super::avx512::stream::{Order, Stream};
 use super::DIGITS;
 use super::digits::{
-    ACTIVATION_SHIFT, BLOCK_TILES, CHANNEL_OF_LANE, REGISTER_BYTES, unpack, weight_shift,
+    ACTIVATION_SHIFT, BLOCK_TILES, LANE_OF_CHANNEL, REGISTER_BYTES, low_digit_offset, unpack,
+    weight_shift,
 };
 use super::tiles::{ACTIVATIONS, LINE, LINES, SUMS, Tiles, WEIGHTS};
 use crate::buffer::{Arena, arena_bytes};
 use crate::isa::Amx;
 
-/// Tiles that are decoded at a time: 16 KB of digits, for the first-level cache.
-const PANEL_TILES: usize = 32;
+/// Tiles that are decoded at a time: 32 KB of digits. Every change from decoding to the matrix unit
+/// and back costs a fraction of a microsecond, so smaller panels are slower.
+const PANEL_TILES: usize = 64;
 
 /// Sums of a register.
 const REGISTER_SUMS: usize = REGISTER_BYTES / size_of::<i32>();
@@ -67,8 +70,8 @@ fn product_with<C: CodebookMath, const K: u8>(
         }
     }
     for row in 0..rows.len() {
-        let outputs = finish::<C>(&sums[row / LINES], row % LINES, rows.row(row));
-        out[row * HADAMARD..][..TILE].copy_from_slice(&outputs);
+        let out = out[row * HADAMARD..].first_chunk_mut().expect("a row of 128 outputs");
+        finish::<C>(&sums[row / LINES], row % LINES, rows.row(row), out);
     }
 }
 
@@ -112,7 +115,7 @@ fn multiply<C: CodebookMath>(
         registers.load::<LOW>(&lanes[low + at * TILE..], stride);
         multiply_high::<C, 1, LOW, WEIGHTS_HIGH>(registers);
         registers.load::<WEIGHTS_LOW>(&block[REGISTER_BYTES..], LINE);
-        registers.multiply_unsigned::<2, HIGH, WEIGHTS_LOW>();
+        registers.multiply_signed::<2, HIGH, WEIGHTS_LOW>();
     }
 }
 
@@ -127,18 +130,22 @@ fn multiply_high<C: CodebookMath, const S: usize, const A: usize, const B: usize
 }
 
 /// The outputs of row `line` of those that `sums` belong to.
+#[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vbmi,avx512vnni,avx2,fma,f16c")]
-fn finish<C: CodebookMath>(sums: &Sums, line: usize, row: RowRef<'_, i8>) -> Outputs {
+fn finish<C: CodebookMath>(sums: &Sums, line: usize, row: RowRef<'_, i8>, out: &mut Outputs) {
     let (x, w) = ((1 << ACTIVATION_SHIFT) as f32, (1 << weight_shift::<C>()) as f32);
     let scale = C::STEP * row.scales[0];
-    let offset = C::OFFSET * row.sum;
-    let [high, low_high, high_low] = sums;
-    let line = line * TILE;
-    let mut out = [0.0; TILE];
-    for lane in 0..TILE {
-        let (high, low_high, high_low) =
-            (high[line + lane] as f32, low_high[line + lane] as f32, high_low[line + lane] as f32);
-        out[CHANNEL_OF_LANE[lane]] = scale * (x * w * high + w * low_high + x * high_low) - offset;
+    let offset = (C::OFFSET - C::STEP * f32::from(low_digit_offset::<C>())) * row.sum;
+    let mut total = _mm512_set1_ps(-offset);
+    for (sums, unit) in sums.iter().zip([x * w, w, x]) {
+        let lanes = &sums.as_chunks::<TILE>().0[line];
+        // SAFETY: 64 readable bytes.
+        let lanes = unsafe { _mm512_loadu_si512(lanes.as_ptr().cast()) };
+        total = _mm512_fmadd_ps(_mm512_cvtepi32_ps(lanes), _mm512_set1_ps(scale * unit), total);
     }
-    out
+    // SAFETY: 64 readable bytes.
+    let lane_of_channel = unsafe { _mm512_loadu_si512(LANE_OF_CHANNEL.as_ptr().cast()) };
+    let total = _mm512_permutexvar_ps(lane_of_channel, total);
+    // SAFETY: 64 writable bytes.
+    unsafe { _mm512_storeu_ps(out.as_mut_ptr(), total) }
 }
