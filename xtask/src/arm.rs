@@ -3,7 +3,7 @@
 
 use std::process::Command;
 
-use crate::shell::{Failure, cargo, run, succeeds};
+use crate::shell::{Failure, cargo, root, run, succeeds};
 
 const TARGET: &str = "aarch64-unknown-linux-gnu";
 const COMPILER: &str = "aarch64-linux-gnu-gcc";
@@ -29,7 +29,9 @@ pub(crate) fn arm() -> Result<(), Failure> {
 fn tests(processor: &str) -> Command {
     let mut test = cargo(&["test", "--package", "trellect-cpu", "--target", TARGET]);
     let runner = format!("{EMULATOR} -cpu {processor} -L {LIBRARIES}");
-    test.env("CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER", COMPILER)
+    test.env("RUSTFLAGS", "--cfg slow")
+        .env("CARGO_TARGET_DIR", root().join("target/arm"))
+        .env("CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER", COMPILER)
         .env("CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER", runner);
     test
 }

@@ -44,7 +44,7 @@ pub(crate) fn asan() -> Result<(), Failure> {
     for (package, tests) in INSTRUMENTED {
         let mut test = nightly_cargo(&["test", "--package", package, "--target", &target]);
         test.args(tests)
-            .env("RUSTFLAGS", "-Zsanitizer=address")
+            .env("RUSTFLAGS", "-Zsanitizer=address --cfg slow")
             .env("CARGO_TARGET_DIR", root().join("target/asan"));
         run(test)?;
     }

@@ -166,11 +166,10 @@ impl Amx {
     /// Asks the system for permission: the registers are large, and Linux saves them only for
     /// processes that asked. Other systems are not known to grant it.
     pub(crate) fn detect() -> Option<Self> {
+        // First, since an interpreter has neither AVX-512 nor the instruction that lists features.
+        Avx512::detect()?;
         let features = raw_cpuid::CpuId::new().get_extended_feature_info()?;
-        let found = Avx512::detect().is_some()
-            && features.has_amx_tile()
-            && features.has_amx_int8()
-            && permitted();
+        let found = features.has_amx_tile() && features.has_amx_int8() && permitted();
         found.then_some(Self(()))
     }
 }
