@@ -31,6 +31,16 @@ struct LinearEntry {
     codebook: u32,
 }
 
+/// `struct Expert` of the same file.
+#[derive(Clone, Copy, Debug, IntoBytes, Immutable)]
+#[repr(C)]
+struct ExpertEntry {
+    /// Gate, up, down.
+    linears: [LinearEntry; 3],
+    tuple: i32,
+    unused: i32,
+}
+
 /// `struct Layer` of `kernels/layer.cuh`: what every kernel gets by value.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
@@ -39,6 +49,14 @@ pub(crate) struct LayerArgument {
     num_experts: i32,
     hidden_logical: i32,
     intermediate_logical: i32,
+}
+
+/// The different ones of `tuples`, in ascending order.
+pub(crate) fn distinct(tuples: &[BitTuple]) -> Vec<BitTuple> {
+    let mut distinct = tuples.to_vec();
+    distinct.sort_unstable();
+    distinct.dedup();
+    distinct
 }
 
 /// Which widths and codebooks occur, as the bit masks that kernels are compiled with.
@@ -120,16 +138,25 @@ impl Weights {
 
         let base = data.device_ptr(&stream).0;
         let mut start = base;
+        let tuples: Vec<BitTuple> = layer.experts().iter().map(ExpertView::tuple).collect();
+        let distinct = distinct(&tuples);
         let mut table = Vec::with_capacity(layer.experts().len());
         for (expert, view) in layer.experts().iter().enumerate() {
-            for linear in linears(view) {
+            let mut copy = |linear| {
                 let parts = Parts::of(linear);
-                upload
-                    .copy(parts.end, start, |bytes| parts.fill(linear, bytes))
-                    .map_err(&failed)?;
-                table.push(parts.entry(linear, start));
+                upload.copy(parts.end, start, |bytes| parts.fill(linear, bytes))?;
+                let entry = parts.entry(linear, start);
                 start += parts.end as u64;
-            }
+                Ok(entry)
+            };
+            let [gate, up, down] = linears(view);
+            let copied = (|| Ok([copy(gate)?, copy(up)?, copy(down)?]))();
+            let number = distinct.partition_point(|tuple| *tuple < tuples[expert]);
+            table.push(ExpertEntry {
+                linears: copied.map_err(&failed)?,
+                tuple: int(number),
+                unused: 0,
+            });
             progress(expert);
         }
         let table = stream.clone_htod(table.as_bytes()).map_err(&failed)?;
@@ -141,7 +168,7 @@ impl Weights {
         let codebooks = codebook_mask(&codebooks.collect::<Vec<_>>());
         Ok(Self {
             shape,
-            tuples: layer.experts().iter().map(ExpertView::tuple).collect(),
+            tuples,
             codebooks,
             argument: LayerArgument {
                 experts,
@@ -295,10 +322,12 @@ mod tests {
     use trellect_exl3::synth::{OwnedLayer, SynthSpec};
 
     use super::*;
+    use crate::kernel::CallArgument;
 
     #[test]
     fn the_structs_have_the_sizes_of_the_kernels() {
-        assert_eq!((size_of::<LinearEntry>(), size_of::<LayerArgument>()), (40, 24));
+        assert_eq!((size_of::<LinearEntry>(), size_of::<ExpertEntry>()), (40, 128));
+        assert_eq!((size_of::<LayerArgument>(), size_of::<CallArgument>()), (24, 48));
     }
 
     #[test]
