@@ -80,6 +80,16 @@ __device__ __forceinline__ float4 activate(float4 gate, float4 up, float4 down_s
     return hadamard128(keep_logical(h, at, logical) * down_suh, lane);
 }
 
+// The same from the partial sums of both projections, up's INTERMEDIATE floats behind gate's. `partial` points to the
+// lane's first.
+__device__ __forceinline__ float4 activate_slices(const Expert& expert, const float* partial, u64 stride, int slices, int at, int logical, int lane) {
+    // All sums are on their way before the first is waited for.
+    const float4 gate_sum = add_slices(partial, stride, slices), up_sum = add_slices(partial + INTERMEDIATE, stride, slices);
+    const float4 gate = finish(gate_sum, load_scales(expert.gate.svh + at), expert.gate.bias, at, lane);
+    const float4 up = finish(up_sum, load_scales(expert.up.svh + at), expert.up.bias, at, lane);
+    return activate(gate, up, load_scales(expert.down.suh + at), at, logical, lane);
+}
+
 // Word of a linear's trellis where the chunks of a column group start, `first` rows down.
 __device__ __forceinline__ u64 chunk_words(u64 group, int in_features, int first, u32 bits) {
     return (group * (in_features / 32) + first / 32) * 4 * 32 * bits;

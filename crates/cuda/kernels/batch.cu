@@ -140,11 +140,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) swiglu(Layer layer, Call c
         const int at = block * HADAMARD + 4 * lane;
         const u64 stride = (u64)pairs * 2 * INTERMEDIATE;
         const float* partial = batch.partial + (u64)pair * 2 * INTERMEDIATE + at;
-        const auto project = [&](const Linear& linear, const float* partial) {
-            return finish(add_slices(partial, stride, GATE_UP_SLICES), load_scales(linear.svh + at), linear.bias, at, lane);
-        };
-        const float4 gate = project(expert.gate, partial), up = project(expert.up, partial + INTERMEDIATE);
-        return activate(gate, up, load_scales(expert.down.suh + at), at, layer.intermediate_logical, lane);
+        return activate_slices(expert, partial, stride, GATE_UP_SLICES, at, layer.intermediate_logical, lane);
     };
     uint4* to = batch.h + (u64)pair * PARTS * (INTERMEDIATE / 8);
     const float scale = scale_row<INTERMEDIATE, WARPS>(warp, lane, value, [&](int block, float4 v) {

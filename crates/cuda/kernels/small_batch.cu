@@ -187,11 +187,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 3) down(Layer layer, Call 
             const int at = first + block * HADAMARD + 4 * lane;
             const u64 stride = (u64)call.num_tokens * call.top_k * 2 * INTERMEDIATE;
             const float* partial = small.partial + (u64)rows.pair[row0 + row] * 2 * INTERMEDIATE + at;
-            const auto project = [&](const Linear& linear, const float* partial) {
-                return finish(add_slices(partial, stride, SPLITS), load_scales(linear.svh + at), linear.bias, at, lane);
-            };
-            const float4 gate = project(weights.gate, partial), up = project(weights.up, partial + INTERMEDIATE);
-            return activate(gate, up, load_scales(weights.down.suh + at), at, layer.intermediate_logical, lane);
+            return activate_slices(weights, partial, stride, SPLITS, at, layer.intermediate_logical, lane);
         };
         const auto prepare = [&] {
             wait_for_previous();
