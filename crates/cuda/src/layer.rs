@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::thread;
 
 use cudarc::driver::{
-    CudaSlice, CudaStream, DevicePtr, DriverError, HostSlice, PinnedHostSlice, result,
+    CudaEvent, CudaSlice, CudaStream, DevicePtr, DriverError, PinnedHostSlice, result,
 };
 use half::f16;
 use trellect_core::{
@@ -285,15 +285,23 @@ fn repack(linear: &LinearView<'_>, out: &mut [u8]) {
 /// Two page-locked buffers: one is filled while the other is copied.
 struct Upload<'s> {
     stream: &'s Arc<CudaStream>,
-    buffers: [PinnedHostSlice<u8>; 2],
+    buffers: [Buffer; 2],
     next: usize,
 }
 
+struct Buffer {
+    bytes: PinnedHostSlice<u8>,
+    /// Reached when its last copy is done. The bindings' own event is not recorded, since the
+    /// context tracks none.
+    copied: CudaEvent,
+}
+
 impl<'s> Upload<'s> {
-    fn new(stream: &'s Arc<CudaStream>, bytes: usize) -> Result<Self, DriverError> {
+    fn new(stream: &'s Arc<CudaStream>, len: usize) -> Result<Self, DriverError> {
         let buffer = || {
             // SAFETY: bytes of any value are valid, and only filled ones are copied.
-            unsafe { stream.context().alloc_pinned::<u8>(bytes) }
+            let bytes = unsafe { stream.context().alloc_pinned::<u8>(len) }?;
+            Ok(Buffer { bytes, copied: stream.context().new_event(None)? })
         };
         Ok(Self { stream, buffers: [buffer()?, buffer()?], next: 0 })
     }
@@ -305,15 +313,22 @@ impl<'s> Upload<'s> {
         to: u64,
         fill: impl FnOnce(&mut [u8]),
     ) -> Result<(), DriverError> {
-        let buffer = &mut self.buffers[self.next];
+        let Buffer { bytes, copied } = &mut self.buffers[self.next];
         self.next ^= 1;
-        fill(&mut buffer.as_mut_slice()?[..len]);
-        // SAFETY: the guard that comes with the slice makes the next `as_mut_slice` wait for the
-        // copy, and it lives until the copy is in the stream.
-        let (bytes, _guard) = unsafe { buffer.stream_synced_slice(self.stream) };
-        // SAFETY: `to` has room for `len` bytes, and the source outlives the copy, since dropping a
-        // page-locked buffer waits for its last copy.
-        unsafe { result::memcpy_htod_async(to, &bytes[..len], self.stream.cu_stream()) }
+        copied.synchronize()?;
+        let bytes = &mut bytes.as_mut_slice()?[..len];
+        fill(bytes);
+        // SAFETY: `to` has room for `len` bytes. The source is not written before `copied` is
+        // reached, and outlives the copy, since dropping this waits for the stream.
+        unsafe { result::memcpy_htod_async(to, bytes, self.stream.cu_stream()) }?;
+        copied.record(self.stream)
+    }
+}
+
+impl Drop for Upload<'_> {
+    fn drop(&mut self) {
+        // A lost device copies no more.
+        let _ = self.stream.synchronize();
     }
 }
 
