@@ -150,8 +150,7 @@ mod tests {
     #[test]
     fn the_interval_of_the_median_is_that_of_its_exact_distribution() {
         let values: Vec<f64> = (1..=21).map(f64::from).collect();
-        // min(k for k in range(1, 22) if scipy.stats.binom.sf(10, 21, k / 21) >= q) for q in
-        // (0.025, 0.975): 7 and 15, SciPy 1.17.1.
+        // The smallest k of which that is at least 0.025 and 0.975: 7 and 15.
         let found = median_interval(&values, 0.95).unwrap();
         assert!((found.low - 7.0).abs() <= 1.0 && (found.high - 15.0).abs() <= 1.0, "{found:?}");
         assert_eq!(median_interval(&values, 0.95), Some(found));
