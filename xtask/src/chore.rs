@@ -2,7 +2,9 @@ use std::fs;
 use std::path::PathBuf;
 use std::process::Command;
 
-use crate::shell::{Failure, cargo, root, run, succeeds};
+use crate::arm::arm;
+use crate::sanitize::{asan, miri};
+use crate::shell::{Failure, cargo, nightly_cargo, root, run, succeeds};
 
 const FUZZ_SECONDS: u32 = 60;
 
@@ -13,6 +15,9 @@ pub(crate) enum Chore {
     Deny,
     Loom,
     Kernels,
+    Arm,
+    Miri,
+    Asan,
     Fuzz { seconds: u32 },
 }
 
@@ -24,6 +29,9 @@ impl Chore {
             ["deny"] => Some(Self::Deny),
             ["loom"] => Some(Self::Loom),
             ["kernels"] => Some(Self::Kernels),
+            ["arm"] => Some(Self::Arm),
+            ["miri"] => Some(Self::Miri),
+            ["asan"] => Some(Self::Asan),
             ["fuzz"] => Some(Self::Fuzz { seconds: FUZZ_SECONDS }),
             ["fuzz", seconds] => {
                 // libFuzzer takes 0 for "without end".
@@ -41,6 +49,9 @@ impl Chore {
             Self::Deny => deny(),
             Self::Loom => loom(),
             Self::Kernels => kernels(),
+            Self::Arm => arm(),
+            Self::Miri => miri(),
+            Self::Asan => asan(),
             Self::Fuzz { seconds } => fuzz(seconds),
         }
     }
@@ -126,10 +137,9 @@ fn fuzz(seconds: u32) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Goes through rustup, since a toolchain's own cargo does not switch toolchains.
 fn nightly_cargo_fuzz(arguments: &[&str]) -> Command {
-    let mut command = Command::new("rustup");
-    command.args(["run", "nightly", "cargo", "fuzz"]).args(arguments).current_dir(root());
+    let mut command = nightly_cargo(&["fuzz"]);
+    command.args(arguments);
     command
 }
 
@@ -160,6 +170,9 @@ mod tests {
         assert_eq!(Chore::parse(&["deny"]), Some(Chore::Deny));
         assert_eq!(Chore::parse(&["loom"]), Some(Chore::Loom));
         assert_eq!(Chore::parse(&["kernels"]), Some(Chore::Kernels));
+        assert_eq!(Chore::parse(&["arm"]), Some(Chore::Arm));
+        assert_eq!(Chore::parse(&["miri"]), Some(Chore::Miri));
+        assert_eq!(Chore::parse(&["asan"]), Some(Chore::Asan));
         assert_eq!(Chore::parse(&["fuzz"]), Some(Chore::Fuzz { seconds: FUZZ_SECONDS }));
         assert_eq!(Chore::parse(&["fuzz", "5"]), Some(Chore::Fuzz { seconds: 5 }));
     }

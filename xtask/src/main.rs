@@ -1,7 +1,9 @@
 //! The workspace's chores, as `cargo xtask CHORE`. What a chore runs is printed before it runs.
 #![forbid(unsafe_code)]
 
+mod arm;
 mod chore;
+mod sanitize;
 mod shell;
 
 use std::process::ExitCode;
@@ -16,6 +18,9 @@ usage: cargo xtask CHORE
   deny            licences, bans, advisories and sources of every dependency
   loom            the models of the lock-free code, every interleaving
   kernels         every GPU kernel, compiled for every architecture; fetches the compiler
+  arm             the CPU kernels of AArch64, in an emulator; installs it and the cross compiler
+  miri            portable code that holds unsafe code or reads files, in an interpreter (nightly)
+  asan            the CPU kernels and the lock-free code under AddressSanitizer (nightly)
   fuzz [SECONDS]  every fuzz target for SECONDS each (60)";
 
 fn main() -> ExitCode {

@@ -16,6 +16,14 @@ pub(crate) fn cargo(arguments: &[&str]) -> Command {
     command
 }
 
+/// The nightly toolchain's cargo, at the root of the workspace. Goes through rustup, since a
+/// toolchain's own cargo does not switch toolchains.
+pub(crate) fn nightly_cargo(arguments: &[&str]) -> Command {
+    let mut command = Command::new("rustup");
+    command.args(["run", "nightly", "cargo"]).args(arguments).current_dir(root());
+    command
+}
+
 /// Whether a command can be started and succeeds; its output is dropped.
 pub(crate) fn succeeds(mut command: Command) -> bool {
     let quiet = command.stdout(Stdio::null()).stderr(Stdio::null());

@@ -13,7 +13,7 @@ use trellect::cpu::{CpuBackend, CpuOptions};
 use trellect::cuda::CudaBackend;
 use trellect::select::adaptive::Mode;
 
-use crate::cmd::{doctor, history, inspect, replay, run, select, stats, synth, tune};
+use crate::cmd::{ab, bench, doctor, history, inspect, replay, run, select, stats, synth, tune};
 use crate::device::Device;
 
 /// Most tokens of one call that a flag may ask for.
@@ -58,6 +58,11 @@ pub(crate) enum Command {
     Synth(synth::SynthArgs),
     /// Show what this machine can run, and what it lacks.
     Doctor(doctor::DoctorArgs),
+    /// Measure every kernel on shapes, widths and tokens: how fast, how near the machine's limit, what
+    /// the selector's picks cost.
+    Bench(bench::BenchArgs),
+    /// Compare two kernels on the same calls: speedup, its interval, and what is shown.
+    Ab(ab::AbArgs),
     /// Measure every kernel in every context of a layer, into the history.
     Tune(tune::TuneArgs),
     /// Let policies choose on recorded or simulated times: regret, switches, convergence.
@@ -120,6 +125,8 @@ pub(crate) enum ModeArg {
     Learn,
     /// Serve what has been learned, and learn nothing.
     Frozen,
+    /// Serve what the log of a run says, and learn nothing.
+    Replay,
     /// Serve the rules' picks.
     Off,
 }
@@ -129,6 +136,7 @@ impl From<ModeArg> for Mode {
         match mode {
             ModeArg::Learn => Self::Learn,
             ModeArg::Frozen => Self::Frozen,
+            ModeArg::Replay => Self::Replay,
             ModeArg::Off => Self::Off,
         }
     }
@@ -164,8 +172,8 @@ impl FromStr for ShapeArg {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        if let Some(NamedShape { shape, top_k, .. }) = NamedShape::find(text) {
-            return Ok(Self { name: text.into(), shape, top_k });
+        if let Some(NamedShape { name, shape, top_k }) = NamedShape::find(text) {
+            return Ok(Self { name: name.into(), shape, top_k });
         }
         let sizes: Option<Vec<usize>> = text.split('x').map(|size| size.parse().ok()).collect();
         let Some([hidden_size, intermediate_size, num_experts, top_k]) = sizes.as_deref() else {
@@ -221,6 +229,14 @@ pub(crate) fn parse_tokens(text: &str) -> Result<usize, String> {
     }
 }
 
+/// Reads a number of tokens that is not zero.
+pub(crate) fn parse_some_tokens(text: &str) -> Result<usize, String> {
+    match parse_tokens(text)? {
+        0 => Err("expected at least one token".into()),
+        tokens => Ok(tokens),
+    }
+}
+
 /// Reads a number from 0 to 1.
 pub(crate) fn parse_share(text: &str) -> Result<f64, String> {
     match text.parse::<f64>() {
@@ -234,12 +250,14 @@ pub(crate) fn parse_numeric(text: &str) -> Result<NumericClass, String> {
     text.parse::<NumericClass>().map_err(|error| error.to_string())
 }
 
-fn parse_codebook(text: &str) -> Result<Codebook, String> {
+/// Reads the name of a codebook.
+pub(crate) fn parse_codebook(text: &str) -> Result<Codebook, String> {
     let names = Codebook::ALL.map(Codebook::name).join(", ");
     Codebook::from_name(text).ok_or_else(|| format!("expected {names}"))
 }
 
-fn parse_threads(text: &str) -> Result<NonZeroUsize, String> {
+/// Reads a number of threads.
+pub(crate) fn parse_threads(text: &str) -> Result<NonZeroUsize, String> {
     match text.parse::<NonZeroUsize>() {
         Ok(threads) if threads.get() <= MAX_THREADS => Ok(threads),
         _ => Err(format!("expected 1 to {MAX_THREADS} threads")),

@@ -4,7 +4,7 @@ use trellect::core::{
     Backend, BackendKind, BitTuple, Candidate, DeviceDescription, LayerShape, LayerView,
     MemoryFigures, PrepareError, PrepareProgress, PreparedLayer,
 };
-use trellect::cpu::CpuBackend;
+use trellect::cpu::{CpuBackend, Peak};
 #[cfg(feature = "cuda")]
 use trellect::cuda::CudaBackend;
 
@@ -35,6 +35,24 @@ impl Device {
             Self::Cpu(backend) => Some(backend.max_isa().name()),
             #[cfg(feature = "cuda")]
             Self::Cuda(_) => None,
+        }
+    }
+
+    /// What the host's arithmetic units deliver, where they do the work.
+    pub(crate) fn measure_peak(&self) -> Peak {
+        match self {
+            Self::Cpu(backend) => backend.measure_peak(),
+            #[cfg(feature = "cuda")]
+            Self::Cuda(_) => Peak::default(),
+        }
+    }
+
+    /// Bytes of the cache that the device's cores share, where it is not the host.
+    pub(crate) fn shared_cache_bytes(&self) -> Option<u64> {
+        match self {
+            Self::Cpu(_) => None,
+            #[cfg(feature = "cuda")]
+            Self::Cuda(backend) => Some(backend.facts().l2_bytes),
         }
     }
 

@@ -10,6 +10,7 @@ mod cmd;
 mod device;
 mod facts;
 mod history_file;
+mod interrupt;
 mod output;
 mod peak_memory;
 mod progress;
@@ -27,7 +28,10 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             output::note(&format!("error: {}", output::describe(&error)));
-            ExitCode::FAILURE
+            match error.is::<output::Regression>() {
+                true => ExitCode::from(3),
+                false => ExitCode::FAILURE,
+            }
         }
     }
 }

@@ -1,10 +1,25 @@
 //! Writing to stdout and stderr without ever panicking: a reader that has gone away, as in
 //! `trellect run | head`, ends the output and is no failure.
 
+use std::fmt;
+use std::fs::File;
 use std::io::{self, ErrorKind, Write};
+use std::path::Path;
 
 use anyhow::Context;
 use serde::Serialize;
+
+/// A regression that a command was asked to look for and found: exit code 3.
+#[derive(Debug)]
+pub(crate) struct Regression(pub(crate) String);
+
+impl fmt::Display for Regression {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Regression {}
 
 /// Prints `text` on stdout.
 pub(crate) fn print(text: &str) -> anyhow::Result<()> {
@@ -22,6 +37,24 @@ pub(crate) fn print_json(object: &impl Serialize) -> anyhow::Result<()> {
     let mut text = serde_json::to_string_pretty(object).context("making JSON")?;
     text.push('\n');
     print(&text)
+}
+
+/// Writes a file, which appears when it is complete.
+pub(crate) fn write_file(path: &Path, content: &[u8]) -> anyhow::Result<()> {
+    let directory = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    let write = || {
+        // Unlike a temporary file's own, `create_new` has the permissions that users expect.
+        let mut temporary = tempfile::Builder::new()
+            .prefix(".trellect-")
+            .make_in(directory, |path| File::create_new(path))?;
+        temporary.write_all(content)?;
+        temporary.persist(path)?;
+        anyhow::Ok(())
+    };
+    write().with_context(|| format!("writing {}", path.display()))
 }
 
 /// An error and its causes in one line. A cause that the message before it already ends with is not

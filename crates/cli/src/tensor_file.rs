@@ -1,7 +1,6 @@
 //! Batches from, and results to, safetensors files.
 
-use std::fs::{self, File};
-use std::io::Write;
+use std::fs;
 use std::path::Path;
 
 use anyhow::{Context, bail, ensure};
@@ -9,6 +8,8 @@ use half::{bf16, f16};
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 use trellect::core::{Hidden, LayerShape, Routing};
+
+use crate::output;
 
 /// Hidden states and where they go.
 #[derive(Debug)]
@@ -124,18 +125,5 @@ pub(crate) fn write_result(path: &Path, y: &[f32], hidden_size: usize) -> anyhow
     let bytes: Vec<u8> = y.iter().flat_map(|value| value.to_le_bytes()).collect();
     let view = TensorView::new(Dtype::F32, vec![y.len() / hidden_size, hidden_size], &bytes)?;
     let file = safetensors::serialize([("y", view)], None)?;
-    let directory = match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    };
-    let write = || {
-        // Unlike a temporary file's own, `create_new` has the permissions that users expect.
-        let mut temporary = tempfile::Builder::new()
-            .prefix(".trellect-")
-            .make_in(directory, |path| File::create_new(path))?;
-        temporary.write_all(&file)?;
-        temporary.persist(path)?;
-        anyhow::Ok(())
-    };
-    write().with_context(|| format!("writing {}", path.display()))
+    output::write_file(path, &file)
 }

@@ -76,7 +76,7 @@ pub struct NamedShape {
     pub top_k: usize,
 }
 
-/// The shapes of well-known models.
+/// The shapes of well-known models, called A to D in tables of measurements.
 pub const NAMED_SHAPES: [NamedShape; 4] = [
     named("glm-4.7-flash", 2048, 1536, 64, 4),
     named("qwen3-30b-a3b", 2048, 768, 128, 8),
@@ -95,9 +95,10 @@ const fn named(
 }
 
 impl NamedShape {
-    /// The shape called `name`, if there is one.
+    /// The shape called `name`, by its model or its letter, if there is one.
     pub fn find(name: &str) -> Option<Self> {
-        NAMED_SHAPES.into_iter().find(|shape| shape.name == name)
+        let mut named = ["A", "B", "C", "D"].into_iter().zip(NAMED_SHAPES);
+        named.find(|(letter, shape)| *letter == name || shape.name == name).map(|(_, shape)| shape)
     }
 }
 
@@ -111,6 +112,8 @@ mod tests {
         assert_eq!((shape.padded_hidden(), shape.padded_intermediate()), (128, 256));
         let air = NamedShape::find("glm-4.5-air").unwrap().shape;
         assert_eq!(air.padded_intermediate(), air.intermediate_size);
+        assert_eq!(NamedShape::find("C").unwrap().shape, air);
+        assert_eq!(NamedShape::find("E"), None);
     }
 
     #[test]

@@ -1,4 +1,4 @@
-use crate::{BitTuple, CallFacts, KernelId, NumericClass};
+use crate::{BitTuple, Call, CallError, CallFacts, KernelId, LaunchError, NumericClass};
 
 /// Token counts that a kernel can compute, both ends included.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,6 +83,39 @@ impl KernelSpec {
             true => Err(WhyNot::Workspace { needed, available }),
             false => Ok(()),
         }
+    }
+
+    /// What a queue checks before a launch: that `out` is as long as the hidden states, and that this
+    /// kernel can compute the call on a layer whose experts have `expert_tuples`. Allocates nothing.
+    ///
+    /// # Errors
+    /// [`LaunchError::Call`] or [`LaunchError::Illegal`].
+    pub fn check_launch(
+        &self,
+        call: &Call<'_>,
+        expert_tuples: &[BitTuple],
+        out: &[f32],
+    ) -> Result<(), LaunchError> {
+        let expected = call.hidden().len();
+        if out.len() != expected {
+            return Err(CallError::Output { found: out.len(), expected }.into());
+        }
+        let routing = call.routing();
+        let facts = CallFacts {
+            num_tokens: routing.num_tokens(),
+            num_pairs: routing.num_pairs(),
+            active_tuples: &[],
+            numeric: self.class,
+            workspace_limit: None,
+        };
+        let illegal = |why| LaunchError::Illegal { kernel: self.id, why };
+        self.can_compute(&facts).map_err(illegal)?;
+        // Tuples one by one, so that a launch needs no list of the distinct ones.
+        for &expert in routing.active_experts() {
+            let active_tuples = &expert_tuples[expert as usize..=expert as usize];
+            self.can_compute(&CallFacts { active_tuples, ..facts }).map_err(illegal)?;
+        }
+        Ok(())
     }
 
     /// Whether this kernel may serve a call: it can compute it, in the class asked for.
@@ -189,7 +222,7 @@ fn describe(range: &TokenRange) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Family, NumericClass};
+    use crate::{Family, Hidden, LayerShape, NumericClass, Routing};
 
     fn spec(tuple: Option<BitTuple>) -> KernelSpec {
         KernelSpec {
@@ -233,6 +266,27 @@ mod tests {
             "needs 140 bytes of workspace, 139 are available"
         );
         assert_eq!(spec(None).legal(&CallFacts { active_tuples: &mixed, ..facts }), Ok(()));
+    }
+
+    #[test]
+    fn a_launch_is_checked_against_the_experts_that_have_tokens() {
+        let tuple = |g, u, d| BitTuple::new(g, u, d).unwrap();
+        let tuples = [tuple(6, 2, 3), tuple(2, 2, 2)];
+        let shape = LayerShape::new(4, 128, 2).unwrap();
+        let check = |ids: &[i32], out: usize| {
+            let routing = Routing::new(2, 1, ids, &vec![1.0; ids.len()]).unwrap();
+            let hidden = vec![0.0; 4 * ids.len()];
+            let call = Call::new(&shape, Hidden::F32(&hidden), &routing).unwrap();
+            let checked = spec(Some(tuples[0])).check_launch(&call, &tuples, &vec![0.0; out]);
+            checked.map_err(|error| error.to_string())
+        };
+        assert_eq!(check(&[0], 4), Ok(()));
+        assert_eq!(check(&[], 0), Ok(()));
+        assert_eq!(check(&[0], 5).unwrap_err(), "the output has 5 elements: expected 4");
+        let name = "moe_trellis_swiglu_decode_6_2_3";
+        let other = format!("{name}: an active expert is 2_2_2, computes only 6_2_3");
+        assert_eq!(check(&[1], 4).unwrap_err(), other);
+        assert_eq!(check(&[0, 0], 8).unwrap_err(), format!("{name}: 2 tokens, computes 0 to 1"));
     }
 
     #[test]

@@ -56,6 +56,10 @@ impl CpuBackend {
         self.team.threads()
     }
 
+    pub(crate) fn team(&self) -> &Team {
+        &self.team
+    }
+
     /// The cap on instruction sets.
     pub fn max_isa(&self) -> Isa {
         self.max_isa

@@ -65,9 +65,19 @@ impl<'a> Arena<'a> {
     /// # Panics
     /// When the buffer is too small: [`arena_bytes`] of all slices says how large it must be.
     pub(crate) fn take<T: Lane>(&mut self, len: usize) -> &'a mut [T] {
-        let (bytes, rest) = std::mem::take(&mut self.rest).split_at_mut(arena_bytes::<T>(len));
+        let bytes = self.take_bytes(len * size_of::<T>());
+        <[T]>::mut_from_bytes(bytes).expect("a cache line is aligned")
+    }
+
+    /// The next `len` bytes.
+    ///
+    /// # Panics
+    /// As [`take`](Self::take).
+    pub(crate) fn take_bytes(&mut self, len: usize) -> &'a mut [u8] {
+        let taken = arena_bytes::<u8>(len);
+        let (bytes, rest) = std::mem::take(&mut self.rest).split_at_mut(taken);
         self.rest = rest;
-        <[T]>::mut_from_bytes(&mut bytes[..len * size_of::<T>()]).expect("a cache line is aligned")
+        &mut bytes[..len]
     }
 }
 

@@ -1,13 +1,20 @@
 //! Every kernel of this backend: families × instruction sets × classes.
 
+use std::marker::PhantomData;
+
 use trellect_core::{
-    BackendKind, BitTuple, Candidate, Family, KernelId, KernelSpec, LayerShape, Rejection,
-    TokenRange, Variant, WhyNot,
+    BackendKind, BitTuple, Candidate, Family, KernelId, KernelSpec, LayerShape, NumericClass,
+    Rejection, TokenRange, Variant, WhyNot,
 };
 
 use crate::driver::{Driver, Plan, Run};
 use crate::isa::Isa;
-use crate::micro::generic::{GenericExact, GenericHalf};
+#[cfg(target_arch = "aarch64")]
+use crate::micro::aarch64::{NeonExact, NeonI8mmInt8, NeonInteger};
+use crate::micro::generic::{GenericExact, GenericInteger, HalfActivations, Int8Activations};
+#[cfg(target_arch = "x86_64")]
+use crate::micro::x86::{AmxHalf, Avx2Exact, Avx2Integer, Avx512Exact, Avx512Integer};
+use crate::micro::{MR, Micro};
 
 /// Pairs that the workspace of a fast family is made for: enough that a chunk's phases dwarf the
 /// joins between them.
@@ -17,7 +24,7 @@ const DECODE: Plan =
     Plan { block_rows: 1, chunk_pairs: CHUNK_PAIRS, by_tuple: false, constant_widths: false };
 const PREFILL4: Plan = Plan { block_rows: 4, ..DECODE };
 const BASE: Plan = Plan { block_rows: 16, chunk_pairs: 64, ..DECODE };
-const LARGE_BATCH: Plan = Plan { block_rows: 256, ..DECODE };
+const LARGE_BATCH: Plan = Plan { block_rows: 64, ..DECODE };
 const GROUPED: Plan = Plan { by_tuple: true, constant_widths: true, ..PREFILL4 };
 const SPECIALISED: Plan = Plan { constant_widths: true, ..DECODE };
 
@@ -48,70 +55,145 @@ pub(crate) fn entries(
         (Family::Grouped, GROUPED),
     ];
     let fp32_acc = [(Family::Decode, DECODE), (Family::Prefill4, PREFILL4), (Family::Base, BASE)];
-    let kernels = specialised
-        .chain(plain.map(|(family, plan)| (KernelId::new(family), plan)))
-        .chain(fp32_acc.map(|(family, plan)| (KernelId::new(family).with_fp32_acc(true), plan)));
-    kernels
-        .flat_map(|(id, plan)| Isa::ALL.map(|isa| entry(id, plan, isa, shape, threads, max_isa)))
+    let integer: Vec<_> =
+        specialised.chain(plain.map(|(family, plan)| (KernelId::new(family), plan))).collect();
+    let exact = fp32_acc.map(|(family, plan)| (KernelId::new(family).with_fp32_acc(true), plan));
+    let classes = [
+        (NumericClass::Half, integer.clone()),
+        (NumericClass::Exact, exact.to_vec()),
+        (NumericClass::Int8, integer),
+    ];
+    let machine = Machine { shape, threads, max_isa };
+    classes
+        .into_iter()
+        .flat_map(|(class, kernels)| kernels.into_iter().map(move |(id, plan)| (class, id, plan)))
+        .flat_map(|(class, id, plan)| {
+            let isas = Isa::ALL.into_iter().filter(move |&isa| is_written(isa, class, plan));
+            isas.map(move |isa| machine.entry(id, plan, isa, class))
+        })
         .collect()
 }
 
-fn entry(
-    id: KernelId,
-    plan: Plan,
-    isa: Isa,
-    shape: &LayerShape,
+/// Whether there is such a kernel on any machine. Matrix units are for many rows, in one class each;
+/// AMX, whose operands take longest to decode, for more than the 16 of a block of base.
+fn is_written(isa: Isa, class: NumericClass, plan: Plan) -> bool {
+    match isa {
+        Isa::Amx => class == NumericClass::Half && plan == LARGE_BATCH,
+        Isa::NeonI8mm => class == NumericClass::Int8 && plan.block_rows > MR,
+        Isa::Generic | Isa::Neon | Isa::Avx2 | Isa::Avx512 => true,
+    }
+}
+
+/// What the kernels are listed for.
+#[derive(Clone, Copy)]
+struct Machine<'a> {
+    shape: &'a LayerShape,
     threads: usize,
     max_isa: Isa,
-) -> Entry {
-    let variant = Variant::new(BackendKind::Cpu, isa.name()).expect("a short lower-case name");
-    let kernel = id.with_variant(variant);
-    let run = match isa > max_isa {
-        true => Err(WhyNot::Capped),
-        false => driver(isa, id.fp32_acc, plan).ok_or(WhyNot::MissingIsa(isa.requirement())),
-    };
-    match run {
-        Err(why) => Entry { candidate: Err(Rejection { kernel, why }), run: None },
-        Ok(run) => {
-            let spec = KernelSpec {
-                id: kernel,
-                class: run.class(),
-                tokens: if plan.block_rows == 1 { TokenRange::ONE } else { TokenRange::ANY },
-                tile_n: trellect_core::HADAMARD,
-                rows_per_decode: plan.block_rows,
-                workspace: run.workspace(shape, threads),
-                capture_safe: true,
-                deterministic: true,
-            };
-            Entry { candidate: Ok(spec), run: Some(run) }
+}
+
+impl Machine<'_> {
+    fn entry(&self, id: KernelId, plan: Plan, isa: Isa, class: NumericClass) -> Entry {
+        let name = match class {
+            NumericClass::Int8 => format!("{}_int8", isa.name()),
+            NumericClass::Exact | NumericClass::Half => isa.name().into(),
+        };
+        let variant = Variant::new(BackendKind::Cpu, &name).expect("a short lower-case name");
+        let kernel = id.with_variant(variant);
+        let run = match isa > self.max_isa {
+            true => Err(WhyNot::Capped),
+            false => driver(isa, class, plan).ok_or(WhyNot::MissingIsa(isa.requirement())),
+        };
+        match run {
+            Err(why) => Entry { candidate: Err(Rejection { kernel, why }), run: None },
+            Ok(run) => {
+                let spec = KernelSpec {
+                    id: kernel,
+                    class: run.class(),
+                    tokens: if plan.block_rows == 1 { TokenRange::ONE } else { TokenRange::ANY },
+                    tile_n: trellect_core::HADAMARD,
+                    rows_per_decode: plan.block_rows,
+                    workspace: run.workspace(self.shape, self.threads),
+                    capture_safe: true,
+                    deterministic: true,
+                };
+                Entry { candidate: Ok(spec), run: Some(run) }
+            }
         }
     }
 }
 
-/// The driver of an instruction set, of class `exact` or `half`, if this processor can run it.
-fn driver(isa: Isa, exact: bool, plan: Plan) -> Option<Box<dyn Run>> {
-    match isa {
-        Isa::Generic if exact => Some(Box::new(Driver { micro: GenericExact, plan })),
-        Isa::Generic => Some(Box::new(Driver { micro: GenericHalf, plan })),
+/// The driver of an instruction set and class, if this processor can run it.
+///
+/// Class `int8` keeps 14 bits for the activations of down: with 8 bits in all three projections its
+/// error would come too close to the limit.
+fn driver(isa: Isa, class: NumericClass, plan: Plan) -> Option<Box<dyn Run>> {
+    Some(match isa {
+        Isa::Generic => {
+            let half = GenericInteger::<HalfActivations>(PhantomData);
+            match class {
+                NumericClass::Exact => run(GenericExact, GenericExact, plan),
+                NumericClass::Half => run(half, half, plan),
+                NumericClass::Int8 => {
+                    run(GenericInteger::<Int8Activations>(PhantomData), half, plan)
+                }
+            }
+        }
         #[cfg(target_arch = "x86_64")]
         Isa::Avx2 => {
-            use crate::micro::x86::{Avx2Exact, Avx2Half};
             let token = crate::isa::Avx2::detect()?;
-            Some(match exact {
-                true => Box::new(Driver { micro: Avx2Exact(token), plan }),
-                false => Box::new(Driver { micro: Avx2Half(token), plan }),
-            })
+            let (exact, half) =
+                (Avx2Exact(token), Avx2Integer::<HalfActivations>(token, PhantomData));
+            match class {
+                NumericClass::Exact => run(exact, exact, plan),
+                NumericClass::Half => run(half, half, plan),
+                NumericClass::Int8 => {
+                    run(Avx2Integer::<Int8Activations>(token, PhantomData), half, plan)
+                }
+            }
         }
         #[cfg(target_arch = "x86_64")]
         Isa::Avx512 => {
-            use crate::micro::x86::{Avx512Exact, Avx512Half};
             let token = crate::isa::Avx512::detect()?;
-            Some(match exact {
-                true => Box::new(Driver { micro: Avx512Exact(token), plan }),
-                false => Box::new(Driver { micro: Avx512Half(token), plan }),
-            })
+            let (exact, half) =
+                (Avx512Exact(token), Avx512Integer::<HalfActivations>(token, PhantomData));
+            match class {
+                NumericClass::Exact => run(exact, exact, plan),
+                NumericClass::Half => run(half, half, plan),
+                NumericClass::Int8 => {
+                    run(Avx512Integer::<Int8Activations>(token, PhantomData), half, plan)
+                }
+            }
         }
-        #[cfg(not(target_arch = "x86_64"))]
-        _ => None,
-    }
+        #[cfg(target_arch = "x86_64")]
+        Isa::Amx => {
+            let half = AmxHalf(crate::isa::Amx::detect()?);
+            run(half, half, plan)
+        }
+        #[cfg(target_arch = "aarch64")]
+        Isa::Neon => {
+            let token = crate::isa::Neon::detect()?;
+            let (exact, half) =
+                (NeonExact(token), NeonInteger::<HalfActivations>(token, PhantomData));
+            match class {
+                NumericClass::Exact => run(exact, exact, plan),
+                NumericClass::Half => run(half, half, plan),
+                NumericClass::Int8 => {
+                    run(NeonInteger::<Int8Activations>(token, PhantomData), half, plan)
+                }
+            }
+        }
+        #[cfg(target_arch = "aarch64")]
+        Isa::NeonI8mm => {
+            let token = crate::isa::NeonI8mm::detect()?;
+            let half = NeonInteger::<HalfActivations>(crate::isa::Neon::detect()?, PhantomData);
+            run(NeonI8mmInt8(token), half, plan)
+        }
+        // Another architecture's.
+        _ => return None,
+    })
+}
+
+fn run<M: Micro, D: Micro>(micro: M, down: D, plan: Plan) -> Box<dyn Run> {
+    Box::new(Driver { micro, down, plan })
 }

@@ -1,13 +1,14 @@
 //! One driver for every family: which experts, rows and columns a micro-kernel gets, and when.
 //!
 //! A call is cut into *chunks* of (token, expert) pairs that fit the workspace, a chunk into
-//! *blocks* of rows that go to one expert. A chunk passes four phases, each a parallel region:
+//! *blocks* of rows that go to one expert. A chunk passes five phases, each a parallel region:
 //!
 //! 1. rotate: every pair's token, for its expert's gate and up projection;
 //! 2. gate and up: items are (block, 128 intermediate channels); SwiGLU and the rotation for the
 //!    down projection follow at once, since both stay within the 128 channels;
-//! 3. down: items are (block, 128 hidden channels);
-//! 4. combine: items are 128 hidden channels; pairs are added in chunk order, so the result does
+//! 3. quantise: every pair's rotated intermediate activations;
+//! 4. down: items are (block, 128 hidden channels);
+//! 5. combine: items are 128 hidden channels; pairs are added in chunk order, so the result does
 //!    not depend on the number of threads.
 //!
 //! Families differ only in their [`Plan`].
@@ -18,9 +19,7 @@ use trellect_core::{
 
 use crate::buffer::{Arena, arena_bytes};
 use crate::disjoint::Disjoint;
-use crate::micro::{
-    Dot, MR, Micro, Outputs, RowRef, any_width_dot, constant_width_dot, dot_panel_rows,
-};
+use crate::micro::{Micro, Product, RowsRef, any_width_product, constant_width_product};
 use crate::prepared::{Matrix, Weights};
 use crate::rows::Rows;
 use crate::team::Team;
@@ -38,9 +37,10 @@ pub(crate) struct Plan {
     pub(crate) constant_widths: bool,
 }
 
-/// A kernel: a micro-kernel and a plan.
-pub(crate) struct Driver<M> {
+/// A kernel: a micro-kernel for gate and up, one for down, and a plan.
+pub(crate) struct Driver<M, D> {
     pub(crate) micro: M,
+    pub(crate) down: D,
     pub(crate) plan: Plan,
 }
 
@@ -99,71 +99,82 @@ impl Chunk {
 }
 
 /// The buffers of one chunk.
-struct Buffers<'a, L> {
-    gate: Rows<'a, L>,
-    up: Rows<'a, L>,
-    down: Rows<'a, L>,
+struct Buffers<'a, M: Micro, D: Micro> {
+    gate: Rows<'a, M>,
+    up: Rows<'a, M>,
+    down: Rows<'a, D>,
+    /// Rotated intermediate activations, `[pairs, padded_intermediate]`.
+    middle: &'a mut [f32],
     /// Expert outputs, `[pairs, padded_hidden]`.
     outputs: &'a mut [f32],
-    /// Per thread: raw outputs of gate and up, `[2, block_rows, 128]`.
-    raw: &'a mut [f32],
-    /// Per thread: a decoded column.
-    panel: &'a mut [L],
+    /// [`Sizes::thread_bytes`] per thread.
+    scratch: &'a mut [u8],
 }
 
-/// Sizes of the buffers, in elements.
+/// Sizes of the buffers.
 struct Sizes {
     pairs: usize,
     hidden: usize,
     intermediate: usize,
+    /// Raw outputs of one projection, `[block_rows, 128]`.
     raw: usize,
-    panel: usize,
+    /// What the products ask for.
+    product_bytes: usize,
     threads: usize,
 }
 
 impl Sizes {
-    fn new(plan: Plan, shape: &LayerShape, threads: usize, num_pairs: usize) -> Self {
+    fn new<M: Micro, D: Micro>(
+        plan: Plan,
+        shape: &LayerShape,
+        threads: usize,
+        num_pairs: usize,
+    ) -> Self {
         let (hidden, intermediate) = (shape.padded_hidden(), shape.padded_intermediate());
-        // Up to MR rows a weight is used while it is in a register: no panel.
-        let panel = if plan.block_rows > MR { TILE * hidden.max(intermediate) } else { 0 };
         Self {
             pairs: num_pairs.min(plan.chunk_pairs),
             hidden,
             intermediate,
-            raw: 2 * plan.block_rows * HADAMARD,
-            panel,
+            raw: plan.block_rows * HADAMARD,
+            product_bytes: M::scratch_bytes(plan.block_rows, hidden / TILE)
+                .max(D::scratch_bytes(plan.block_rows, intermediate / TILE)),
             threads,
         }
     }
 
-    fn model<M: Micro>(plan: Plan, shape: &LayerShape, threads: usize) -> WorkspaceModel {
-        let sizes = Self::new(plan, shape, threads, 0);
-        let fixed =
-            arena_bytes::<f32>(threads * sizes.raw) + arena_bytes::<M::Lane>(threads * sizes.panel);
-        let per_pair = 2 * Rows::<M::Lane>::bytes_per_row(sizes.hidden)
-            + Rows::<M::Lane>::bytes_per_row(sizes.intermediate)
+    /// A thread's own memory: a rotated row, or the raw outputs of gate and up and the product's.
+    fn thread_bytes(&self) -> usize {
+        let product = 2 * arena_bytes::<f32>(self.raw) + self.product_bytes;
+        product.max(arena_bytes::<f32>(self.hidden))
+    }
+
+    fn model<M: Micro, D: Micro>(plan: Plan, shape: &LayerShape, threads: usize) -> WorkspaceModel {
+        let sizes = Self::new::<M, D>(plan, shape, threads, 0);
+        let per_pair = 2 * Rows::<M>::bytes_per_row(sizes.hidden)
+            + Rows::<D>::bytes_per_row(sizes.intermediate)
+            + arena_bytes::<f32>(sizes.intermediate)
             + arena_bytes::<f32>(sizes.hidden);
         WorkspaceModel {
-            fixed_bytes: fixed as u64,
+            fixed_bytes: (threads * sizes.thread_bytes()) as u64,
             bytes_per_pair: per_pair as u64,
             max_pairs: Some(plan.chunk_pairs as u64),
         }
     }
 
-    fn take<'a, M: Micro>(&self, workspace: &'a mut [u8]) -> Buffers<'a, M::Lane> {
+    fn take<'a, M: Micro, D: Micro>(&self, workspace: &'a mut [u8]) -> Buffers<'a, M, D> {
         let mut arena = Arena::new(workspace);
         Buffers {
             gate: Rows::take(&mut arena, self.pairs, self.hidden),
             up: Rows::take(&mut arena, self.pairs, self.hidden),
             down: Rows::take(&mut arena, self.pairs, self.intermediate),
+            middle: arena.take(self.pairs * self.intermediate),
             outputs: arena.take(self.pairs * self.hidden),
-            raw: arena.take(self.threads * self.raw),
-            panel: arena.take(self.threads * self.panel),
+            scratch: arena.take_bytes(self.threads * self.thread_bytes()),
         }
     }
 }
 
-impl<M: Micro> Run for Driver<M> {
+impl<M: Micro, D: Micro> Run for Driver<M, D> {
     fn plan(&self) -> Plan {
         self.plan
     }
@@ -173,19 +184,22 @@ impl<M: Micro> Run for Driver<M> {
     }
 
     fn workspace(&self, shape: &LayerShape, threads: usize) -> WorkspaceModel {
-        Sizes::model::<M>(self.plan, shape, threads)
+        Sizes::model::<M, D>(self.plan, shape, threads)
     }
 
     fn run(&self, launch: Launch<'_>) {
         let Launch { weights, team, call, out, workspace, chunk } = launch;
         let routing = call.routing();
-        let sizes = Sizes::new(self.plan, weights.shape(), team.threads(), routing.num_pairs());
-        let mut buffers = sizes.take::<M>(workspace);
-        let phases = Phases { micro: self.micro, plan: self.plan, weights, team, call };
+        let sizes =
+            Sizes::new::<M, D>(self.plan, weights.shape(), team.threads(), routing.num_pairs());
+        let mut buffers = sizes.take::<M, D>(workspace);
+        let Self { micro, down, plan } = *self;
+        let phases = Phases { micro, down, plan, sizes, weights, team, call };
         out.fill(0.0);
         for_each_chunk(self.plan, weights.tuples(), routing, chunk, |chunk| {
             phases.rotate(chunk, &mut buffers);
             phases.gate_up(chunk, &mut buffers);
+            phases.quantise(chunk, &mut buffers);
             phases.down(chunk, &mut buffers);
             phases.combine(chunk, buffers.outputs, out);
         });
@@ -234,56 +248,82 @@ fn for_each_chunk(
     }
 }
 
-struct Phases<'a, M> {
+struct Phases<'a, M, D> {
     micro: M,
+    down: D,
     plan: Plan,
+    sizes: Sizes,
     weights: &'a Weights,
     team: &'a Team,
     call: &'a Call<'a>,
 }
 
-impl<M: Micro> Phases<'_, M> {
-    fn rotate(&self, chunk: &Chunk, buffers: &mut Buffers<'_, M::Lane>) {
-        let shape = self.weights.shape();
-        let (gate, up) = (buffers.gate.writer(), buffers.up.writer());
-        let blocks = shape.padded_hidden() / HADAMARD;
-        let top_k = self.call.routing().top_k();
-        self.team.for_each(chunk.pairs.len(), |_, row| {
-            let token = chunk.pairs[row] as usize / top_k;
+impl<M: Micro, D: Micro> Phases<'_, M, D> {
+    fn rotate(&self, chunk: &Chunk, buffers: &mut Buffers<'_, M, D>) {
+        let Buffers { gate, up, scratch, .. } = buffers;
+        let (gate, up) = (gate.writer(), up.writer());
+        let scratch = Scratch::new(self.sizes.thread_bytes(), scratch);
+        self.team.for_each(chunk.pairs.len(), |worker, row| {
+            // SAFETY: a worker's items follow one another.
+            let mut scratch = unsafe { scratch.of(worker) };
+            let rotated = scratch.take(self.sizes.hidden);
             let expert = expert_of_row(chunk, row);
-            let [gate_matrix, up_matrix] = [Projection::Gate, Projection::Up]
-                .map(|projection| self.weights.matrix(expert, projection));
-            for block in 0..blocks {
-                let mut x = [0.0; HADAMARD];
-                let start = block * HADAMARD;
-                let len = HADAMARD.min(shape.hidden_size - start);
-                self.call.hidden().read_f32(token * shape.hidden_size + start, &mut x[..len]);
+            for (projection, rows) in [(Projection::Gate, &gate), (Projection::Up, &up)] {
+                self.rotate_token(
+                    chunk.pairs[row],
+                    self.weights.matrix(expert, projection),
+                    rotated,
+                );
                 // SAFETY: this item is the only one with this row.
-                let out = unsafe { gate.block(row, block) };
-                self.micro.pack(&x, gate_matrix.input_block(block), out);
-                // SAFETY: as for the gate.
-                let out = unsafe { up.block(row, block) };
-                self.micro.pack(&x, up_matrix.input_block(block), out);
+                self.micro.quantise(rotated, unsafe { rows.row(row) });
             }
         });
     }
 
-    fn gate_up(&self, chunk: &Chunk, buffers: &mut Buffers<'_, M::Lane>) {
-        let shape = self.weights.shape();
-        let groups = shape.padded_intermediate() / HADAMARD;
-        let Buffers { gate, up, down, raw, panel, .. } = buffers;
-        let down = down.writer();
-        let scratch = Scratch::new(self.team.threads(), raw, panel);
+    fn rotate_token(&self, pair: u32, matrix: &Matrix, rotated: &mut [f32]) {
+        let hidden_size = self.weights.shape().hidden_size;
+        let token = pair as usize / self.call.routing().top_k();
+        for (block, x) in wide_rows(rotated).enumerate() {
+            let start = block * HADAMARD;
+            let (logical, padding) = x.split_at_mut(HADAMARD.min(hidden_size - start));
+            self.call.hidden().read_f32(token * hidden_size + start, logical);
+            padding.fill(0.0);
+            self.micro.rotate(x, matrix.input_block(block));
+        }
+    }
+
+    fn gate_up(&self, chunk: &Chunk, buffers: &mut Buffers<'_, M, D>) {
+        let groups = self.sizes.intermediate / HADAMARD;
+        let Buffers { gate, up, middle, scratch, .. } = buffers;
+        let middle = Disjoint::new(middle);
+        let scratch = Scratch::new(self.sizes.thread_bytes(), scratch);
         self.team.for_each(chunk.blocks.len() * groups, |worker, item| {
             let (block, group) = (chunk.blocks[item / groups], item % groups);
             let [gate_matrix, up_matrix, down_matrix] =
                 Projection::ALL.map(|projection| self.weights.matrix(block.expert, projection));
             // SAFETY: a worker's items follow one another.
-            let (raw, panel) = unsafe { scratch.of(worker) };
-            let (raw_gate, raw_up) = raw.split_at_mut(raw.len() / 2);
-            self.multiply(gate_matrix, group, block, gate, panel, raw_gate);
-            self.multiply(up_matrix, group, block, up, panel, raw_up);
-            let logical = shape.intermediate_size.saturating_sub(group * HADAMARD).min(HADAMARD);
+            let mut scratch = unsafe { scratch.of(worker) };
+            let (raw_gate, raw_up) = (scratch.take(self.sizes.raw), scratch.take(self.sizes.raw));
+            let product = scratch.take_bytes(self.sizes.product_bytes);
+            self.multiply(
+                self.micro,
+                gate_matrix,
+                group,
+                gate.range(block.start, block.rows),
+                product,
+                raw_gate,
+            );
+            self.multiply(
+                self.micro,
+                up_matrix,
+                group,
+                up.range(block.start, block.rows),
+                product,
+                raw_up,
+            );
+            let first = group * HADAMARD;
+            let logical =
+                self.weights.shape().intermediate_size.saturating_sub(first).min(HADAMARD);
             let outputs = wide_rows(raw_gate).zip(wide_rows(raw_up)).take(block.rows);
             for (row, (gate, up)) in outputs.enumerate() {
                 let (svh, bias) = gate_matrix.output_group(group);
@@ -292,25 +332,46 @@ impl<M: Micro> Phases<'_, M> {
                 self.micro.unrotate(up, svh, bias);
                 self.micro.swiglu(gate, up);
                 gate[logical..].fill(0.0);
+                self.micro.rotate(gate, down_matrix.input_block(group));
+                let start = (block.start + row) * self.sizes.intermediate + first;
                 // SAFETY: this item is the only one with these rows and this group.
-                let out = unsafe { down.block(block.start + row, group) };
-                self.micro.pack(gate, down_matrix.input_block(group), out);
+                let out = unsafe { middle.part(start..start + HADAMARD) };
+                out.copy_from_slice(gate);
             }
         });
     }
 
-    fn down(&self, chunk: &Chunk, buffers: &mut Buffers<'_, M::Lane>) {
-        let hidden = self.weights.shape().padded_hidden();
+    fn quantise(&self, chunk: &Chunk, buffers: &mut Buffers<'_, M, D>) {
+        let Buffers { down, middle, .. } = buffers;
+        let down = down.writer();
+        self.team.for_each(chunk.pairs.len(), |_, row| {
+            let rotated = &middle[row * self.sizes.intermediate..][..self.sizes.intermediate];
+            // SAFETY: this item is the only one with this row.
+            self.down.quantise(rotated, unsafe { down.row(row) });
+        });
+    }
+
+    fn down(&self, chunk: &Chunk, buffers: &mut Buffers<'_, M, D>) {
+        let hidden = self.sizes.hidden;
         let groups = hidden / HADAMARD;
-        let Buffers { down, outputs, raw, panel, .. } = buffers;
+        let Buffers { down, outputs, scratch, .. } = buffers;
         let outputs = Disjoint::new(outputs);
-        let scratch = Scratch::new(self.team.threads(), raw, panel);
+        let scratch = Scratch::new(self.sizes.thread_bytes(), scratch);
         self.team.for_each(chunk.blocks.len() * groups, |worker, item| {
             let (block, group) = (chunk.blocks[item / groups], item % groups);
             let matrix = self.weights.matrix(block.expert, Projection::Down);
             // SAFETY: a worker's items follow one another.
-            let (raw, panel) = unsafe { scratch.of(worker) };
-            self.multiply(matrix, group, block, down, panel, raw);
+            let mut scratch = unsafe { scratch.of(worker) };
+            let raw = scratch.take(self.sizes.raw);
+            let product = scratch.take_bytes(self.sizes.product_bytes);
+            self.multiply(
+                self.down,
+                matrix,
+                group,
+                down.range(block.start, block.rows),
+                product,
+                raw,
+            );
             let (svh, bias) = matrix.output_group(group);
             for (row, raw) in wide_rows(raw).take(block.rows).enumerate() {
                 self.micro.unrotate(raw, svh, bias);
@@ -342,48 +403,24 @@ impl<M: Micro> Phases<'_, M> {
         });
     }
 
-    /// Raw outputs of 128 channels for a block's rows: `raw` is `[rows, 128]`. A block of more than
-    /// [`MR`] rows decodes a column into `panel` once; for fewer, every weight is used from a
-    /// register.
-    fn multiply(
+    /// Raw outputs of 128 channels for a block's rows: `raw` is `[rows, 128]`.
+    fn multiply<N: Micro>(
         &self,
+        micro: N,
         matrix: &Matrix,
         group: usize,
-        block: Block,
-        rows: &Rows<'_, M::Lane>,
-        panel: &mut [M::Lane],
+        rows: RowsRef<'_, N::Lane>,
+        scratch: &mut [u8],
         raw: &mut [f32],
     ) {
-        let dot: Dot<M> = match self.plan.constant_widths {
-            true => constant_width_dot::<M>(matrix.bits()),
-            false => any_width_dot::<M>(),
+        let product: Product<N> = match self.plan.constant_widths {
+            true => constant_width_product::<N>(matrix.bits()),
+            false => any_width_product::<N>(),
         };
         const COLUMNS: usize = HADAMARD / TILE;
         for tile in 0..COLUMNS {
             let column = self.weights.column(matrix, group * COLUMNS + tile);
-            let mut panel = match block.rows > MR {
-                true => Some(&mut panel[..TILE * TILE * column.k_tiles]),
-                false => None,
-            };
-            if let Some(panel) = &mut panel {
-                self.micro.unpack(column, panel);
-            }
-            for first in (0..block.rows).step_by(MR) {
-                let len = MR.min(block.rows - first);
-                let at = |r: usize| rows.row(block.start + first + r.min(len - 1));
-                let four: [RowRef<'_, M::Lane>; MR] = std::array::from_fn(at);
-                let mut out = [Outputs::default(); MR];
-                match &panel {
-                    Some(panel) => {
-                        let codebook = matrix.codebook;
-                        dot_panel_rows(self.micro, panel, codebook, &four[..len], &mut out);
-                    }
-                    None => dot(self.micro, column, &four[..len], &mut out),
-                }
-                for (row, out) in out[..len].iter().enumerate() {
-                    raw[(first + row) * HADAMARD + tile * TILE..][..TILE].copy_from_slice(out);
-                }
-            }
+            product(micro, column, rows, Arena::new(scratch), &mut raw[tile * TILE..]);
         }
     }
 }
@@ -398,29 +435,22 @@ fn wide_rows(raw: &mut [f32]) -> impl Iterator<Item = &mut [f32; HADAMARD]> {
     raw.as_chunks_mut().0.iter_mut()
 }
 
-/// Every thread's own part of `raw` and `panel`.
-struct Scratch<'a, L> {
-    raw: Disjoint<'a, f32>,
-    panel: Disjoint<'a, L>,
-    raw_len: usize,
-    panel_len: usize,
+/// Every thread's own memory.
+struct Scratch<'a> {
+    bytes: Disjoint<'a, u8>,
+    thread_bytes: usize,
 }
 
-impl<'a, L> Scratch<'a, L> {
-    fn new(threads: usize, raw: &'a mut [f32], panel: &'a mut [L]) -> Self {
-        let (raw_len, panel_len) = (raw.len() / threads, panel.len() / threads);
-        Self { raw: Disjoint::new(raw), panel: Disjoint::new(panel), raw_len, panel_len }
+impl<'a> Scratch<'a> {
+    fn new(thread_bytes: usize, bytes: &'a mut [u8]) -> Self {
+        Self { bytes: Disjoint::new(bytes), thread_bytes }
     }
 
     /// # Safety
     /// No two parts of one worker are alive at once.
-    #[expect(clippy::mut_from_ref, reason = "exclusive by the caller's promise")]
-    unsafe fn of(&self, worker: usize) -> (&mut [f32], &mut [L]) {
+    unsafe fn of(&self, worker: usize) -> Arena<'_> {
+        let range = worker * self.thread_bytes..(worker + 1) * self.thread_bytes;
         // SAFETY: workers' parts are disjoint, and the caller holds no worker's part twice.
-        let raw = unsafe { self.raw.part(worker * self.raw_len..(worker + 1) * self.raw_len) };
-        let range = worker * self.panel_len..(worker + 1) * self.panel_len;
-        // SAFETY: as for `raw`.
-        let panel = unsafe { self.panel.part(range) };
-        (raw, panel)
+        Arena::new(unsafe { self.bytes.part(range) })
     }
 }

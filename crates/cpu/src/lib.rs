@@ -11,6 +11,7 @@ mod disjoint;
 mod driver;
 mod isa;
 mod micro;
+mod peak;
 mod prepared;
 mod queue;
 mod rows;
@@ -18,3 +19,4 @@ mod team;
 
 pub use backend::{CpuBackend, CpuOptions};
 pub use isa::{Isa, MAX_ISA_VARIABLE, UnknownIsa};
+pub use peak::Peak;

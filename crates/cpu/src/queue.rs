@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use trellect_core::{
-    BitTuple, Call, CallError, CallFacts, Candidate, DeviceTime, KernelId, LaunchError, LaunchId,
-    LayerShape, PreparedLayer, Queue,
+    BitTuple, Call, Candidate, DeviceTime, KernelId, LaunchError, LaunchId, LayerShape,
+    PreparedLayer, Queue,
 };
 
 use crate::buffer::Buffer;
@@ -102,26 +102,10 @@ impl Queue for CpuQueue {
         call: &Call<'_>,
         out: &mut [f32],
     ) -> Result<LaunchId, LaunchError> {
-        let expected = call.hidden().len();
-        if out.len() != expected {
-            return Err(CallError::Output { found: out.len(), expected }.into());
-        }
-        let routing = call.routing();
-        self.reserve(kernel, routing.num_pairs())?;
         let layer = Arc::clone(&self.layer);
         let (spec, run) = layer.kernel(kernel)?;
-        // Tuples are checked one by one, so that a launch needs no list of the distinct ones.
-        let tuples = layer.weights.tuples();
-        for &expert in routing.active_experts() {
-            let facts = CallFacts {
-                num_tokens: routing.num_tokens(),
-                num_pairs: routing.num_pairs(),
-                active_tuples: &tuples[expert as usize..=expert as usize],
-                numeric: spec.class,
-                workspace_limit: None,
-            };
-            spec.can_compute(&facts).map_err(|why| LaunchError::Illegal { kernel, why })?;
-        }
+        spec.check_launch(call, layer.weights.tuples(), out)?;
+        self.reserve(kernel, call.routing().num_pairs())?;
         let start = Instant::now();
         run.run(Launch {
             weights: &layer.weights,

@@ -1,90 +1,104 @@
 //! Rotated activations of many tokens for one linear each.
 
-use trellect_core::HADAMARD;
+use trellect_core::TILE;
 
 use crate::buffer::{Arena, arena_bytes};
 use crate::disjoint::Disjoint;
-use crate::micro::{BLOCK_LANES, BlockMut, Lane, RowRef};
+use crate::micro::{Micro, RowMut, RowsRef};
 
-/// `rows` rows of `blocks` 128-wide blocks each.
-pub(crate) struct Rows<'a, L> {
-    lanes: &'a mut [L],
+/// Rows of one width, as a micro-kernel `M` wants them.
+pub(crate) struct Rows<'a, M: Micro> {
+    lanes: &'a mut [M::Lane],
+    /// See [`RowsRef::scales`].
     scales: &'a mut [f32],
-    sums: &'a mut [f32],
-    blocks: usize,
-    /// Floats from one row's scales to the next row's: whole cache lines, so that rows written by
-    /// different threads share none.
-    stride: usize,
+    layout: Layout,
 }
 
-impl<'a, L: Lane> Rows<'a, L> {
+#[derive(Clone, Copy)]
+struct Layout {
+    /// Lanes of a row.
+    lanes: usize,
+    /// Lanes from one row to the next.
+    lane_stride: usize,
+    segments: usize,
+    /// Whole cache lines, so that rows written by different threads share none.
+    scale_stride: usize,
+}
+
+impl Layout {
+    fn new<M: Micro>(in_features: usize) -> Self {
+        let segments = (in_features / TILE).div_ceil(M::SEGMENT_TILES);
+        // A cache line more than the lanes: rows a power of two apart would share a cache's sets.
+        let row_bytes = arena_bytes::<M::Lane>(in_features * M::LANES) + arena_bytes::<u8>(1);
+        Self {
+            lanes: in_features * M::LANES,
+            lane_stride: row_bytes / size_of::<M::Lane>(),
+            segments,
+            scale_stride: arena_bytes::<f32>(segments + 1) / size_of::<f32>(),
+        }
+    }
+}
+
+impl<'a, M: Micro> Rows<'a, M> {
     /// Bytes of an arena that every row takes.
     pub(crate) fn bytes_per_row(in_features: usize) -> usize {
-        let blocks = in_features / HADAMARD;
-        arena_bytes::<L>(blocks * BLOCK_LANES) + 2 * arena_bytes::<f32>(blocks)
+        let layout = Layout::new::<M>(in_features);
+        arena_bytes::<M::Lane>(layout.lane_stride) + arena_bytes::<f32>(layout.scale_stride)
     }
 
     pub(crate) fn take(arena: &mut Arena<'a>, rows: usize, in_features: usize) -> Self {
-        let blocks = in_features / HADAMARD;
-        let stride = arena_bytes::<f32>(blocks) / size_of::<f32>();
+        let layout = Layout::new::<M>(in_features);
         Self {
-            lanes: arena.take(rows * blocks * BLOCK_LANES),
-            scales: arena.take(rows * stride),
-            sums: arena.take(rows * stride),
-            blocks,
-            stride,
+            lanes: arena.take(rows * layout.lane_stride),
+            scales: arena.take(rows * layout.scale_stride),
+            layout,
         }
     }
 
-    pub(crate) fn row(&self, row: usize) -> RowRef<'_, L> {
-        let lanes = self.blocks * BLOCK_LANES;
-        let start = row * self.stride;
-        RowRef {
-            lanes: &self.lanes[row * lanes..(row + 1) * lanes],
-            scales: &self.scales[start..start + self.blocks],
-            sums: &self.sums[start..start + self.blocks],
+    /// Rows `first..first + rows`.
+    pub(crate) fn range(&self, first: usize, rows: usize) -> RowsRef<'_, M::Lane> {
+        let Layout { lanes: row_lanes, lane_stride, scale_stride, segments } = self.layout;
+        RowsRef {
+            rows,
+            row_lanes,
+            lanes: &self.lanes[first * lane_stride..][..rows * lane_stride],
+            scales: &self.scales[first * scale_stride..][..rows * scale_stride],
+            lane_stride,
+            scale_stride,
+            segments,
         }
     }
 
-    /// For a phase in which threads write blocks of their own.
-    pub(crate) fn writer(&mut self) -> RowsWriter<'_, L> {
+    /// For a phase in which threads write rows of their own.
+    pub(crate) fn writer(&mut self) -> RowsWriter<'_, M> {
         RowsWriter {
             lanes: Disjoint::new(self.lanes),
             scales: Disjoint::new(self.scales),
-            sums: Disjoint::new(self.sums),
-            blocks: self.blocks,
-            stride: self.stride,
+            layout: self.layout,
         }
     }
 }
 
-/// Writes blocks of [`Rows`] from several threads.
-pub(crate) struct RowsWriter<'a, L> {
-    lanes: Disjoint<'a, L>,
+/// Writes [`Rows`] from several threads.
+pub(crate) struct RowsWriter<'a, M: Micro> {
+    lanes: Disjoint<'a, M::Lane>,
     scales: Disjoint<'a, f32>,
-    sums: Disjoint<'a, f32>,
-    blocks: usize,
-    stride: usize,
+    layout: Layout,
 }
 
-impl<L: Lane> RowsWriter<'_, L> {
-    /// Block `block` of row `row`.
+impl<M: Micro> RowsWriter<'_, M> {
+    /// Row `row`.
     ///
     /// # Safety
-    /// No two blocks with the same row and number are alive at once.
-    pub(crate) unsafe fn block(&self, row: usize, block: usize) -> BlockMut<'_, L> {
-        let start = (row * self.blocks + block) * BLOCK_LANES;
-        // SAFETY: blocks are disjoint ranges, and the caller holds no block twice.
-        let lanes = unsafe { self.lanes.part(start..start + BLOCK_LANES) };
-        let at = row * self.stride + block;
+    /// No row is alive twice.
+    pub(crate) unsafe fn row(&self, row: usize) -> RowMut<'_, M::Lane> {
+        let Layout { lanes, lane_stride, segments, scale_stride } = self.layout;
+        // SAFETY: rows are disjoint ranges, and the caller holds no row twice.
+        let lanes = unsafe { self.lanes.part(row * lane_stride..row * lane_stride + lanes) };
+        let start = row * scale_stride;
         // SAFETY: as for the lanes.
-        let scale = unsafe { self.scales.part(at..at + 1) };
-        // SAFETY: as for the lanes.
-        let sum = unsafe { self.sums.part(at..at + 1) };
-        BlockMut {
-            lanes: lanes.try_into().expect("a block's lanes"),
-            scale: &mut scale[0],
-            sum: &mut sum[0],
-        }
+        let scales = unsafe { self.scales.part(start..start + segments + 1) };
+        let (scales, sum) = scales.split_at_mut(segments);
+        RowMut { lanes, scales, sum: &mut sum[0] }
     }
 }

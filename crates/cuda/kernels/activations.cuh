@@ -50,14 +50,18 @@ __device__ __forceinline__ void each_sum(const float (&acc)[2][NT][4], int count
     }
 }
 
-// The value of one projection after all slices: output rotation, scale and bias.
-__device__ __forceinline__ float4 finish(const float* partial, u64 stride, int splits, const Linear& linear, int at, int lane) {
+// The sum of a projection's slices, `stride` floats apart.
+__device__ __forceinline__ float4 add_slices(const float* partial, u64 stride, int slices) {
     float4 sum = make_float4(0.f, 0.f, 0.f, 0.f);
 #pragma unroll 8
-    for (int split = 0; split < splits; split++) sum = sum + *(const float4*)(partial + split * stride);
-    sum = hadamard128(sum, lane) * load_scales(linear.svh + at);
-    if (linear.bias) sum = sum + *(const float4*)(linear.bias + at);
+    for (int slice = 0; slice < slices; slice++) sum = sum + *(const float4*)(partial + slice * stride);
     return sum;
+}
+
+// The value of a projection: output rotation, scale and bias (null: none) of a warp's 128 columns.
+__device__ __forceinline__ float4 finish(float4 sum, float4 svh, const float* bias, int at, int lane) {
+    sum = hadamard128(sum, lane) * svh;
+    return bias ? sum + *(const float4*)(bias + at) : sum;
 }
 
 // Elements past a row's logical end are zero.
@@ -67,6 +71,23 @@ __device__ __forceinline__ float4 keep_logical(float4 v, int at, int logical) {
     if (at + 2 >= logical) v.z = 0.f;
     if (at + 3 >= logical) v.w = 0.f;
     return v;
+}
+
+// SwiGLU of finished projections, 128 values a warp from `at - 4 * lane` on, rotated for down. Past the row's
+// logical end they are zero.
+__device__ __forceinline__ float4 activate(float4 gate, float4 up, float4 down_suh, int at, int logical, int lane) {
+    const float4 h = make_float4(silu(gate.x), silu(gate.y), silu(gate.z), silu(gate.w)) * up;
+    return hadamard128(keep_logical(h, at, logical) * down_suh, lane);
+}
+
+// The same from the partial sums of both projections, up's INTERMEDIATE floats behind gate's. `partial` points to the
+// lane's first.
+__device__ __forceinline__ float4 activate_slices(const Expert& expert, const float* partial, u64 stride, int slices, int at, int logical, int lane) {
+    // All sums are on their way before the first is waited for.
+    const float4 gate_sum = add_slices(partial, stride, slices), up_sum = add_slices(partial + INTERMEDIATE, stride, slices);
+    const float4 gate = finish(gate_sum, load_scales(expert.gate.svh + at), expert.gate.bias, at, lane);
+    const float4 up = finish(up_sum, load_scales(expert.up.svh + at), expert.up.bias, at, lane);
+    return activate(gate, up, load_scales(expert.down.suh + at), at, logical, lane);
 }
 
 // Word of a linear's trellis where the chunks of a column group start, `first` rows down.

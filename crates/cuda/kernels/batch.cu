@@ -8,15 +8,18 @@
 //
 //   combine (ORDERED only) adds the shares up in a fixed order, so that equal input gives equal bits
 //
+// With TUPLES > 1, gate_up and down are launched once for each tuple of widths among the experts, `call.tuple`, each
+// compiled for that tuple alone. Such launches run beside each other.
+//
 // Geometry: 256 threads.
 //   route    grid 1 + pairs
 //   gate_up  grid (INTERMEDIATE / 128, gate-up slices, most tiles)
 //   swiglu   grid pairs
 //   down     grid (HIDDEN / 128, down slices, most tiles)
 //   combine  grid (HIDDEN / 128, tokens), 128 threads
-// Most tiles: min(pairs, num_experts + pairs / ROWS). All are made for programmatic dependent launch.
-// Given when compiled: ROW_TILES, BLOCKS_PER_SM, ORDERED, and GATE_UP_SLICE, DOWN_SLICE, the rows of W that one
-// block multiplies (multiples of 128): there are ceil(HIDDEN / GATE_UP_SLICE) slices, and so on.
+// Most tiles: min(pairs, num_experts + pairs / ROWS), of the tuple's experts. All are made for programmatic dependent
+// launch. Given when compiled: ROW_TILES, BLOCKS_PER_SM, ORDERED, TUPLES, and GATE_UP_SLICE, DOWN_SLICE, the rows of W
+// that one block multiplies (multiples of 128): there are ceil(HIDDEN / GATE_UP_SLICE) slices, and so on.
 #include "route.cuh"
 
 enum {
@@ -34,12 +37,12 @@ struct Batch {
     float* h_scale;   // [pairs]
     int* sorted;      // [pairs]
     Tile* tiles;      // [most tiles], 16 bytes each
-    int* tile_count;  // [1]
+    int* tile_ends;   // [TUPLES]
     float* shares;    // ORDERED: [DOWN_SLICES][pairs][HIDDEN]
 };
 
 extern "C" __global__ void __launch_bounds__(THREADS) route(Layer layer, Call call, Batch batch) {
-    route_pairs<ROWS>(layer, call, batch.sorted, batch.tiles, batch.tile_count, batch.x_scale, !ORDERED, [&](int row, int at, float4 v) {
+    route_pairs<ROWS, TUPLES>(layer, call, batch.sorted, batch.tiles, batch.tile_ends, batch.x_scale, !ORDERED, [&](int row, int at, float4 v) {
         uint4* to = batch.x + (u64)row * PARTS * (HIDDEN / 8);
         store_activations<4>(to, to + HIDDEN / 8, at, v);
     });
@@ -83,14 +86,32 @@ __device__ __forceinline__ void find_rows(const uint4* (&rows)[ROW_TILES], const
     }
 }
 
+// The first launch of several for a tuple each waits for the kernel before. The others start once all blocks of the
+// first have, or left after it: they need not wait to read. So that who waits for the last one waits for all, every
+// launch waits for the one before it when it ends.
+__device__ __forceinline__ void wait_for_input(const Call& call) {
+    if (TUPLES == 1 || call.tuple == 0) wait_for_previous();
+}
+__device__ __forceinline__ void wait_for_launches() {
+    if (TUPLES > 1) wait_for_previous();
+}
+
+// The block's tile, among those of the launch's tuple; false: there are fewer.
+__device__ __forceinline__ bool find_tile(Tile& tile, const Call& call, const Batch& batch) {
+    const int tuple = TUPLES > 1 ? call.tuple : 0, index = (tuple ? batch.tile_ends[tuple - 1] : 0) + blockIdx.z;
+    if (index >= batch.tile_ends[tuple]) return false;
+    tile = batch.tiles[index];
+    return true;
+}
+
 extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS_PER_SM) gate_up(Layer layer, Call call, Batch batch) {
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, up = warp / 4, member = warp % 4;
     const int group = blockIdx.x, split = blockIdx.y, pairs = call.num_tokens * call.top_k;
     const int first = split * GATE_UP_SLICE, length = min(GATE_UP_SLICE, HIDDEN - first);
-    wait_for_previous();
+    wait_for_input(call);
     launch_dependents();
-    if (blockIdx.z >= *batch.tile_count) return;
-    const Tile tile = batch.tiles[blockIdx.z];
+    Tile tile;
+    if (!find_tile(tile, call, batch)) return wait_for_launches();
     const Linear& linear = up ? layer.experts[tile.expert].up : layer.experts[tile.expert].gate;
     const uint4* rows[ROW_TILES];
     find_rows(rows, batch, tile, batch.x + (u64)up * pairs * PARTS * (HIDDEN / 8) + first / 8, HIDDEN / 8, lane);
@@ -107,6 +128,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS_PER_SM) gate_up(Lay
         const u64 at = ((u64)split * pairs + pair) * 2 + up;
         batch.partial[at * INTERMEDIATE + group * HADAMARD + member * 32 + column] = sum * batch.x_scale[up * pairs + pair];
     });
+    wait_for_launches();
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS) swiglu(Layer layer, Call call, Batch batch) {
@@ -118,11 +140,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) swiglu(Layer layer, Call c
         const int at = block * HADAMARD + 4 * lane;
         const u64 stride = (u64)pairs * 2 * INTERMEDIATE;
         const float* partial = batch.partial + (u64)pair * 2 * INTERMEDIATE + at;
-        const float4 gate = finish(partial, stride, GATE_UP_SLICES, expert.gate, at, lane);
-        const float4 up = finish(partial + INTERMEDIATE, stride, GATE_UP_SLICES, expert.up, at, lane);
-        float4 h = make_float4(silu(gate.x), silu(gate.y), silu(gate.z), silu(gate.w)) * up;
-        h = keep_logical(h, at, layer.intermediate_logical);
-        return hadamard128(h * load_scales(expert.down.suh + at), lane);
+        return activate_slices(expert, partial, stride, GATE_UP_SLICES, at, layer.intermediate_logical, lane);
     };
     uint4* to = batch.h + (u64)pair * PARTS * (INTERMEDIATE / 8);
     const float scale = scale_row<INTERMEDIATE, WARPS>(warp, lane, value, [&](int block, float4 v) {
@@ -132,13 +150,13 @@ extern "C" __global__ void __launch_bounds__(THREADS) swiglu(Layer layer, Call c
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS_PER_SM) down(Layer layer, Call call, Batch batch) {
-    __shared__ float sums[ROWS][HADAMARD];
+    __shared__ __align__(16) float sums[ROWS][HADAMARD];
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, half = warp / 4, member = warp % 4;
     const int group = blockIdx.x, split = blockIdx.y;
     const int first = split * DOWN_SLICE, length = min(DOWN_SLICE, INTERMEDIATE - first);
     // The list of tiles is older than the kernel before this one.
-    if (blockIdx.z >= *batch.tile_count) return;
-    const Tile tile = batch.tiles[blockIdx.z];
+    Tile tile;
+    if (!find_tile(tile, call, batch)) return wait_for_launches();
     const Linear& linear = layer.experts[tile.expert].down;
     const int chunks = length / 64;
     const u32* slice = linear.trellis + chunk_words(group, INTERMEDIATE, first, linear.bits);
@@ -146,7 +164,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS_PER_SM) down(Layer 
     const uint4* rows[ROW_TILES];
     find_rows(rows, batch, tile, batch.h + first / 8 + half * chunks * 4, INTERMEDIATE / 8, lane);
     const int tiles = (tile.count + ROWS_PER_TILE - 1) / ROWS_PER_TILE;
-    wait_for_previous();
+    wait_for_input(call);
     launch_dependents();
     float acc[2][ROW_TILES][4] = {};
     with_linear_type<DOWN_WIDTHS>(linear.bits, linear.codebook, [&]<int K, int CODEBOOK>() {
@@ -159,17 +177,18 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS_PER_SM) down(Layer 
     __syncthreads();
     const int at = group * HADAMARD + 4 * lane;
     const float4 svh = load_scales(linear.svh + at);
+    const float* bias = split == 0 ? linear.bias : nullptr;
     for (int row = warp; row < tile.count; row += WARPS) {
         const int pair = batch.sorted[tile.first + row];
-        float4 sum = hadamard128(*(const float4*)&sums[row][4 * lane] * batch.h_scale[pair], lane) * svh;
-        if (linear.bias && split == 0) sum = sum + *(const float4*)(linear.bias + at);
-        sum = sum * call.topk_weights[pair];
+        float4 sum = *(const float4*)&sums[row][4 * lane] * batch.h_scale[pair];
+        sum = finish(sum, svh, bias, at, lane) * call.topk_weights[pair];
 #if ORDERED
         *(float4*)(batch.shares + ((u64)split * call.num_tokens * call.top_k + pair) * HIDDEN + at) = sum;
 #else
         add_output(call, layer.hidden_logical, pair / call.top_k, at, sum);
 #endif
     }
+    wait_for_launches();
 }
 
 #if ORDERED

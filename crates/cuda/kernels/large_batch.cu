@@ -43,7 +43,7 @@ __device__ __forceinline__ void store_half4(u16* to, float4 v) {
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS) route(Layer layer, Call call, LargeBatch batch) {
-    route_pairs<MAX_ROWS>(layer, call, batch.sorted, batch.tiles, batch.tile_count, batch.x_scale, true,
+    route_pairs<MAX_ROWS, 1>(layer, call, batch.sorted, batch.tiles, batch.tile_count, batch.x_scale, true,
                           [&](int row, int at, float4 v) { store_half4(batch.x + (u64)row * HIDDEN + at, v); });
 }
 
@@ -193,12 +193,9 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS_PER_SM) gate_up(Lay
     for (int row = warp; row < tile.count; row += WARPS) {
         const int pair = rows[row];
         const float* from = sums + row * SUMS_STRIDE + 4 * lane;
-        float4 gate = hadamard128(*(const float4*)from * batch.x_scale[pair], lane) * gate_svh;
-        float4 up = hadamard128(*(const float4*)(from + MAX_ROWS * SUMS_STRIDE) * batch.x_scale[pairs + pair], lane) * up_svh;
-        if (expert.gate.bias) gate = gate + *(const float4*)(expert.gate.bias + at);
-        if (expert.up.bias) up = up + *(const float4*)(expert.up.bias + at);
-        float4 h = make_float4(silu(gate.x), silu(gate.y), silu(gate.z), silu(gate.w)) * up;
-        h = hadamard128(keep_logical(h, at, layer.intermediate_logical) * suh, lane);
+        const float4 gate = finish(*(const float4*)from * batch.x_scale[pair], gate_svh, expert.gate.bias, at, lane);
+        const float4 up = finish(*(const float4*)(from + MAX_ROWS * SUMS_STRIDE) * batch.x_scale[pairs + pair], up_svh, expert.up.bias, at, lane);
+        const float4 h = activate(gate, up, suh, at, layer.intermediate_logical, lane);
         const Scale scale = coarse_scale(warp_max(max_abs(h)));
         store_half4(batch.h + (u64)pair * INTERMEDIATE + at, h * scale.up);
         if (lane == 0) batch.h_block_scale[pair * (INTERMEDIATE / HADAMARD) + blockIdx.x] = scale.down;
@@ -246,8 +243,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS_PER_SM) down(Layer 
     for (int row = warp % 4; row < tile.count; row += 4) {
         const int pair = rows[row];
         const float* from = sums + (group * MAX_ROWS + row) * SUMS_STRIDE + 4 * lane;
-        float4 sum = hadamard128(*(const float4*)from * batch.h_scale[pair], lane) * svh;
-        if (linear.bias) sum = sum + *(const float4*)(linear.bias + at);
+        const float4 sum = finish(*(const float4*)from * batch.h_scale[pair], svh, linear.bias, at, lane);
         add_output(call, layer.hidden_logical, pair / call.top_k, at, sum * call.topk_weights[pair]);
     }
 }

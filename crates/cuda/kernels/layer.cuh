@@ -17,6 +17,7 @@ struct Linear {
 
 struct Expert {
     Linear gate, up, down;
+    int tuple;  // number of its widths among the layer's, in ascending order
 };
 
 // HIDDEN and INTERMEDIATE, the sizes padded to 128, are given when a kernel is compiled.
@@ -35,6 +36,7 @@ struct Call {
     int num_tokens;
     int top_k;
     int dtype;  // 0 f32, 1 f16, 2 bf16
+    int tuple;  // of a launch for one tuple: its number
 };
 
 enum { HADAMARD = 128 };

@@ -35,9 +35,10 @@ __device__ __forceinline__ int scan(int value, int* total) {
     return offset + sum - value;
 }
 
-// Sorts the pairs by expert into tiles of at most ROWS rows of one expert each.
-template <int ROWS>
-__device__ __forceinline__ void sort_pairs(const Layer& layer, const Call& call, int* sorted, Tile* tiles, int* tile_count) {
+// Sorts the pairs by expert into tiles of at most ROWS rows of one expert each, in the order of GROUPS groups of
+// experts with equal tuples: those of group i end before tile_ends[i]. One group has all.
+template <int ROWS, int GROUPS>
+__device__ __forceinline__ void sort_pairs(const Layer& layer, const Call& call, int* sorted, Tile* tiles, int* tile_ends) {
     __shared__ int cursor[MAX_EXPERTS];
     const int pairs = call.num_tokens * call.top_k, t = threadIdx.x;
     for (int e = t; e < layer.num_experts; e += THREADS) cursor[e] = 0;
@@ -45,20 +46,24 @@ __device__ __forceinline__ void sort_pairs(const Layer& layer, const Call& call,
     for (int p = t; p < pairs; p += THREADS) atomicAdd(&cursor[call.topk_ids[p]], 1);
     __syncthreads();
     int first_pair = 0, first_tile = 0;
-    for (int base = 0; base < layer.num_experts; base += THREADS) {
-        const int e = base + t, count = e < layer.num_experts ? cursor[e] : 0;
-        int pairs_here, tiles_here;
-        const int at = first_pair + scan(count, &pairs_here);
-        int tile = first_tile + scan((count + ROWS - 1) / ROWS, &tiles_here);
-        // Tiles of about equal height.
-        const int parts = max(1, (count + ROWS - 1) / ROWS), height = min(ROWS, ((count + parts - 1) / parts + 7) / 8 * 8);
-        for (int row = 0; row < count; row += height) tiles[tile++] = {e, at + row, min(height, count - row), 0};
-        if (e < layer.num_experts) cursor[e] = at;
-        first_pair += pairs_here, first_tile += tiles_here;
+    for (int group = 0; group < GROUPS; group++) {
+        for (int base = 0; base < layer.num_experts; base += THREADS) {
+            const int e = base + t;
+            const bool mine = e < layer.num_experts && (GROUPS == 1 || layer.experts[e].tuple == group);
+            const int count = mine ? cursor[e] : 0;
+            int pairs_here, tiles_here;
+            const int at = first_pair + scan(count, &pairs_here);
+            int tile = first_tile + scan((count + ROWS - 1) / ROWS, &tiles_here);
+            // Tiles of about equal height.
+            const int parts = max(1, (count + ROWS - 1) / ROWS), height = min(ROWS, ((count + parts - 1) / parts + 7) / 8 * 8);
+            for (int row = 0; row < count; row += height) tiles[tile++] = {e, at + row, min(height, count - row), 0};
+            if (mine) cursor[e] = at;
+            first_pair += pairs_here, first_tile += tiles_here;
+        }
+        if (t == 0) tile_ends[group] = first_tile;
     }
     __syncthreads();
     for (int p = t; p < pairs; p += THREADS) sorted[atomicAdd(&cursor[call.topk_ids[p]], 1)] = p;
-    if (t == 0) *tile_count = first_tile;
 }
 
 // Scales a rotated row of LENGTH values, given by value(block), to the range of f16 and hands it on by
@@ -95,13 +100,13 @@ __device__ __forceinline__ float scale_row(int warp, int lane, Value&& value, St
 // The kernel `route` but for how activations are laid out: block 0 sorts the pairs, block 1 + p rotates the
 // activations of pair p for gate (first half of the warps) and for up, which store(row, block, values) takes; row p
 // is gate's, row pairs + p is up's.
-template <int ROWS, class Store>
-__device__ __forceinline__ void route_pairs(const Layer& layer, const Call& call, int* sorted, Tile* tiles, int* tile_count,
+template <int ROWS, int GROUPS, class Store>
+__device__ __forceinline__ void route_pairs(const Layer& layer, const Call& call, int* sorted, Tile* tiles, int* tile_ends,
                                             float* x_scale, bool clear_output, Store&& store) {
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, pairs = call.num_tokens * call.top_k;
     wait_for_previous();
     launch_dependents();
-    if (blockIdx.x == 0) return sort_pairs<ROWS>(layer, call, sorted, tiles, tile_count);
+    if (blockIdx.x == 0) return sort_pairs<ROWS, GROUPS>(layer, call, sorted, tiles, tile_ends);
     const int pair = blockIdx.x - 1, token = pair / call.top_k, up = warp / (WARPS / 2), row = up * pairs + pair;
     if (clear_output && pair % call.top_k == 0) {
         for (int i = threadIdx.x; i < layer.hidden_logical; i += THREADS) call.out[(u64)token * layer.hidden_logical + i] = 0.f;

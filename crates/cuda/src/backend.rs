@@ -75,7 +75,8 @@ impl CudaBackend {
             let arch = self.device.facts.arch;
             for recipe in recipes(shape, tuples, codebook_mask(codebooks), arch) {
                 if recipe.candidate(&*self.wanted).is_ok() {
-                    requests.insert(recipe.request, recipe.kinds);
+                    let parts = recipe.parts.into_iter();
+                    requests.extend(parts.map(|part| (part.request, part.kinds)));
                 }
             }
         }

@@ -150,7 +150,7 @@ mod tests {
         let shape = trellect_core::LayerShape::new(128, 128, 1).unwrap();
         let tuple = "2,2,2".parse().unwrap();
         let recipes = crate::catalogue::recipes(&shape, &[tuple], 1, Arch::OLDEST);
-        let request = &recipes[0].request;
+        let request = recipes[0].requests().next().unwrap();
         let path = folder.path().join(cache.key(request));
         let cubin = cache.get(request).unwrap();
         assert_eq!(read(&path).as_ref(), Some(&cubin));

@@ -9,7 +9,7 @@ use trellect_core::{
 
 use crate::Arch;
 use crate::compile::Request;
-use crate::layer::Widths;
+use crate::layer::{Widths, distinct};
 use crate::plan::{Batch, LargeBatch, Plan, Sizes, SmallBatch, workspace};
 
 /// A kernel and how to make it.
@@ -17,34 +17,55 @@ pub(crate) struct Recipe {
     pub(crate) spec: KernelSpec,
     pub(crate) plan: Arc<dyn Plan>,
     pub(crate) sizes: Sizes,
+    pub(crate) arch: Arch,
+    /// One, or one for every tuple where the plan is by tuple.
+    pub(crate) parts: Vec<Part>,
+}
+
+/// What a kernel is compiled for.
+pub(crate) struct Part {
     pub(crate) request: Request,
-    /// Different pairs of width and codebook that it computes, its three projections together.
+    /// Different pairs of width and codebook, the three projections together.
     pub(crate) kinds: u32,
+    /// Experts that it computes.
+    pub(crate) num_experts: usize,
 }
 
 /// Which kernels layers shall have; the others are not compiled.
 pub type KernelFilter = dyn Fn(KernelId) -> bool + Send + Sync;
 
 impl Recipe {
+    /// What is to be compiled.
+    pub(crate) fn requests(&self) -> impl Iterator<Item = &Request> {
+        self.parts.iter().map(|part| &part.request)
+    }
+
     /// The kernel's figures, or why a layer does not have it.
     pub(crate) fn candidate(&self, wanted: &KernelFilter) -> Candidate {
+        let rejected = |why| Err(Rejection { kernel: self.spec.id, why });
+        let not_built = |why: String| rejected(WhyNot::NotBuilt(why.into()));
         if !wanted(self.spec.id) {
-            return Err(Rejection { kernel: self.spec.id, why: WhyNot::NotListed });
+            return rejected(WhyNot::NotListed);
         }
-        if let Some(only) = self.plan.only_arch().filter(|&only| only != self.request.arch) {
-            let why = WhyNot::NotBuilt(format!("is written for {only} alone").into());
-            return Err(Rejection { kernel: self.spec.id, why });
+        if let Some(why) = self.plan.refuses(self.arch) {
+            return not_built(why.into());
         }
-        if self.kinds > self.plan.max_kinds() {
-            let most = self.plan.max_kinds();
-            let why =
-                format!("computes at most {most} kinds of linear, the layer has {}", self.kinds);
-            return Err(Rejection { kernel: self.spec.id, why: WhyNot::NotBuilt(why.into()) });
+        let most = self.plan.max_kinds();
+        if let Some(part) = self.parts.iter().find(|part| part.kinds > most) {
+            let kinds = part.kinds;
+            return not_built(format!(
+                "computes at most {most} kinds of linear, the layer has {kinds}"
+            ));
         }
         let most = self.plan.max_experts();
         if self.sizes.num_experts > most {
-            let why = WhyNot::NotBuilt(format!("computes at most {most} experts").into());
-            return Err(Rejection { kernel: self.spec.id, why });
+            return not_built(format!("computes at most {most} experts"));
+        }
+        if self.parts.len() > MAX_PARTS {
+            let found = self.parts.len();
+            return not_built(format!(
+                "launches at most {MAX_PARTS} tuples, the layer has {found}"
+            ));
         }
         Ok(self.spec)
     }
@@ -59,6 +80,9 @@ struct Offer {
     tokens: TokenRange,
     plan: Arc<dyn Plan>,
 }
+
+/// Most tuples that are worth a compilation and two launches each.
+const MAX_PARTS: usize = 8;
 
 /// Tokens up to which the kernels without a list of work are worth a name.
 const FEW_TOKENS: TokenRange = TokenRange { min: 0, max: Some(32) };
@@ -86,8 +110,15 @@ fn offers_of_class(exact: bool) -> Vec<Offer> {
         offer(family, variant, plan)
     };
     let batch = |family, variant, row_tiles, blocks_per_sm, gate_up_slices, down_slices| {
-        let ordered = variant == "ordered";
-        let plan = Batch { exact, ordered, row_tiles, blocks_per_sm, gate_up_slices, down_slices };
+        let plan = Batch {
+            exact,
+            ordered: variant == "ordered",
+            by_tuple: family == Family::Grouped,
+            row_tiles,
+            blocks_per_sm,
+            gate_up_slices,
+            down_slices,
+        };
         offer(family, variant, Arc::new(plan) as Arc<dyn Plan>)
     };
     let mut offers = vec![
@@ -101,6 +132,8 @@ fn offers_of_class(exact: bool) -> Vec<Offer> {
         batch(Family::Base, "ordered", 1, 3, 2, 1),
     ];
     if !exact {
+        offers.push(batch(Family::Grouped, "r8", 1, 3, 2, 1));
+        offers.push(batch(Family::Grouped, "r16", 2, 3, 2, 1));
         let wgmma = |variant, rows, blocks_per_sm| {
             let plan = Arc::new(LargeBatch { rows, blocks_per_sm });
             offer(Family::LargeBatch, variant, plan)
@@ -121,17 +154,24 @@ pub(crate) fn recipes(
     codebooks: u32,
     arch: Arch,
 ) -> Vec<Recipe> {
-    let mut distinct = tuples.to_vec();
-    distinct.sort_unstable();
-    distinct.dedup();
-    let all = Widths::of_tuples(&distinct, codebooks);
+    let distinct = distinct(tuples);
+    let of_tuple = |&tuple: &BitTuple| {
+        let num_experts = tuples.iter().filter(|&&other| other == tuple).count();
+        (Widths::of_tuple(tuple, codebooks), num_experts)
+    };
+    let all = (Widths::of_tuples(&distinct, codebooks), shape.num_experts);
     let mut recipes = Vec::new();
     for offer in &offers() {
-        let special = distinct.iter().filter(|_| offer.by_tuple);
-        let special = special.map(|&tuple| (Some(tuple), Widths::of_tuple(tuple, codebooks)));
-        for (tuple, widths) in special.chain([(None, all)]) {
-            recipes.push(recipe(offer, tuple, widths, shape, arch));
+        for tuple in distinct.iter().filter(|_| offer.by_tuple) {
+            let widths = Widths::of_tuple(*tuple, codebooks);
+            let part = (widths, shape.num_experts);
+            recipes.push(recipe(offer, Some(*tuple), &[part], shape, arch));
         }
+        let parts = match offer.plan.is_by_tuple() {
+            true => distinct.iter().map(of_tuple).collect(),
+            false => vec![all],
+        };
+        recipes.push(recipe(offer, None, &parts, shape, arch));
     }
     recipes
 }
@@ -139,11 +179,11 @@ pub(crate) fn recipes(
 fn recipe(
     offer: &Offer,
     tuple: Option<BitTuple>,
-    widths: Widths,
+    parts: &[(Widths, usize)],
     shape: &LayerShape,
     arch: Arch,
 ) -> Recipe {
-    let sizes = Sizes::of(shape);
+    let sizes = Sizes::of(shape, parts.len());
     let variant = Variant::new(BackendKind::Cuda, offer.variant).expect("a short lower-case name");
     let id = KernelId { tuple, ..KernelId::new(offer.family) };
     let (exact, pass_pairs) = (offer.plan.is_exact(), offer.plan.pass_pairs());
@@ -157,20 +197,23 @@ fn recipe(
         capture_safe: true,
         deterministic: offer.plan.is_deterministic(),
     };
-    let [gate, up, down] = widths.projections;
-    let mut defines = vec![
-        ("HIDDEN", sizes.hidden as u32),
-        ("INTERMEDIATE", sizes.intermediate as u32),
-        ("GATE_WIDTHS", gate),
-        ("UP_WIDTHS", up),
-        ("DOWN_WIDTHS", down),
-        ("CODEBOOKS", widths.codebooks),
-        ("EXACT", exact.into()),
-    ];
-    defines.extend(offer.plan.defines(&sizes));
-    let request = Request { unit: offer.plan.unit(), arch, defines };
-    let plan = Arc::clone(&offer.plan);
-    Recipe { spec, plan, sizes, request, kinds: widths.kinds() }
+    let part = |&(widths, num_experts): &(Widths, usize)| {
+        let [gate, up, down] = widths.projections;
+        let mut defines = vec![
+            ("HIDDEN", sizes.hidden as u32),
+            ("INTERMEDIATE", sizes.intermediate as u32),
+            ("GATE_WIDTHS", gate),
+            ("UP_WIDTHS", up),
+            ("DOWN_WIDTHS", down),
+            ("CODEBOOKS", widths.codebooks),
+            ("EXACT", exact.into()),
+        ];
+        defines.extend(offer.plan.defines(&sizes));
+        let request = Request { unit: offer.plan.unit(), arch, defines };
+        Part { request, kinds: widths.kinds(), num_experts }
+    };
+    let parts = parts.iter().map(part).collect();
+    Recipe { spec, plan: Arc::clone(&offer.plan), sizes, arch, parts }
 }
 
 /// What a machine that cannot run them says of all kernels for a layer.
@@ -218,8 +261,34 @@ mod tests {
                 |r: &&Recipe| r.spec.id.family == Family::Decode && r.spec.id.tuple == tuple;
             recipes.iter().filter(wanted).find(|r| !r.spec.id.fp32_acc).unwrap()
         };
-        assert_eq!(find(None).request, find(Some(tuple("2,2,2"))).request);
-        assert!(find(None).request.options().contains(&"--define-macro=GATE_WIDTHS=4".into()));
+        let request = |tuple| find(tuple).requests().next().unwrap();
+        assert_eq!(request(None), request(Some(tuple("2,2,2"))));
+        assert!(request(None).options().contains(&"--define-macro=GATE_WIDTHS=4".into()));
+    }
+
+    #[test]
+    fn a_grouped_kernel_is_compiled_for_every_tuple_by_itself() {
+        let shape = LayerShape::new(256, 128, 4).unwrap();
+        let tuples = ["6,2,3", "6,3,4", "6,2,3", "6,2,3"].map(tuple);
+        let recipes = recipes(&shape, &tuples, 0b100, Arch::HOPPER);
+        let grouped = recipes.iter().find(|r| r.spec.id.family == Family::Grouped).unwrap();
+        assert_eq!(grouped.parts.iter().map(|part| part.num_experts).collect::<Vec<_>>(), [3, 1]);
+        assert!(grouped.parts.iter().all(|part| part.kinds == 3));
+        let macros = ["UP_WIDTHS=4", "UP_WIDTHS=8"].map(|text| format!("--define-macro={text}"));
+        for (request, text) in grouped.requests().zip(macros) {
+            assert!(request.options().contains(&text));
+        }
+        let many: Vec<_> = (1..=8).map(|bits| BitTuple::new(bits, 2, 3).unwrap()).collect();
+        let nine = [many.as_slice(), &[tuple("1,1,1")]].concat();
+        let shape = LayerShape::new(256, 128, 9).unwrap();
+        let refusal = |tuples: &[BitTuple]| {
+            let recipes = super::recipes(&shape, tuples, 0b100, Arch::HOPPER);
+            let grouped = recipes.iter().find(|r| r.spec.id.family == Family::Grouped).unwrap();
+            grouped.candidate(&|_| true).err().map(|rejection| rejection.why.to_string())
+        };
+        assert_eq!(refusal(&many), None);
+        let expected = "could not be built: launches at most 8 tuples, the layer has 9";
+        assert_eq!(refusal(&nine).as_deref(), Some(expected));
     }
 
     #[test]

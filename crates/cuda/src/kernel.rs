@@ -29,6 +29,8 @@ pub(crate) struct CallArgument {
     pub(crate) num_tokens: i32,
     pub(crate) top_k: i32,
     pub(crate) dtype: i32,
+    /// Of a launch for one tuple.
+    pub(crate) tuple: i32,
 }
 
 /// The device memory of one call, in elements and addresses.
@@ -53,36 +55,53 @@ pub(crate) struct Memory {
 pub(crate) struct Kernel {
     pub(crate) spec: KernelSpec,
     plan: Arc<dyn Plan>,
-    sizes: Sizes,
     regions: Vec<Region>,
-    functions: Vec<(CudaFunction, Entry)>,
+    steps: Vec<Step>,
     dependent_launch: bool,
+}
+
+/// One launch of a pass.
+struct Step {
+    function: CudaFunction,
+    entry: Entry,
+    /// The entry point's number.
+    index: usize,
+    /// The tuple that it is for, by its number, where it is for one.
+    tuple: i32,
+    sizes: Sizes,
 }
 
 impl Kernel {
     /// Compiles and loads what is not there yet.
     pub(crate) fn load(modules: &Modules, recipe: &Recipe) -> Result<Self, LoadError> {
-        let request = &recipe.request;
-        let failed = |error| LoadError::Driver {
-            unit: request.unit.name,
-            arch: request.arch,
-            message: text(error),
-        };
-        let module = modules.get(request)?;
-        let mut functions = Vec::new();
-        for entry in recipe.plan.entries() {
-            let function = module.load_function(entry.name).map_err(failed)?;
-            let attribute = CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
-            function.set_attribute(attribute, int(entry.shared_bytes as usize)).map_err(failed)?;
-            functions.push((function, entry));
+        let mut steps = Vec::new();
+        for (index, entry) in recipe.plan.entries().into_iter().enumerate() {
+            // What is not launched by tuple does not depend on widths.
+            let launches = if entry.by_tuple { recipe.parts.len() } else { 1 };
+            for (tuple, part) in recipe.parts[..launches].iter().enumerate() {
+                let request = &part.request;
+                let failed = |error| LoadError::Driver {
+                    unit: request.unit.name,
+                    arch: request.arch,
+                    message: text(error),
+                };
+                let function = modules.get(request)?.load_function(entry.name).map_err(failed)?;
+                let attribute = CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+                let bytes = int(entry.shared_bytes as usize);
+                function.set_attribute(attribute, bytes).map_err(failed)?;
+                let sizes = match entry.by_tuple {
+                    true => Sizes { num_experts: part.num_experts, ..recipe.sizes },
+                    false => recipe.sizes,
+                };
+                steps.push(Step { function, entry, index, tuple: int(tuple), sizes });
+            }
         }
         Ok(Self {
             spec: recipe.spec,
             plan: Arc::clone(&recipe.plan),
-            sizes: recipe.sizes,
             regions: recipe.plan.regions(&recipe.sizes),
-            functions,
-            dependent_launch: request.arch.has_dependent_launch(),
+            steps,
+            dependent_launch: recipe.arch.has_dependent_launch(),
         })
     }
 
@@ -110,16 +129,18 @@ impl Kernel {
                 num_tokens: i32::try_from(tokens).expect("pairs are at most 2^30"),
                 top_k: int(memory.top_k),
                 dtype: memory.dtype,
+                tuple: 0,
             };
             let pairs = tokens * memory.top_k;
             let mut layer = memory.layer;
             let mut work = WorkArgument::new(&self.regions, memory.workspace, pairs);
-            for (index, (function, entry)) in self.functions.iter().enumerate() {
-                let grid = self.plan.grid(index, &self.sizes, tokens, pairs);
+            for step in &self.steps {
+                let grid = self.plan.grid(step.index, &step.sizes, tokens, pairs);
+                call.tuple = step.tuple;
                 let mut parameters = parameters(&mut layer, &mut call, &mut work);
                 // SAFETY: every entry point takes these three structs; the rest is the caller's
                 // promise.
-                unsafe { self.start(stream, function, entry, grid, &mut parameters)? };
+                unsafe { self.start(stream, step, grid, &mut parameters)? };
             }
             first += tokens;
         }
@@ -131,8 +152,7 @@ impl Kernel {
     unsafe fn start(
         &self,
         stream: &CudaStream,
-        function: &CudaFunction,
-        entry: &Entry,
+        step: &Step,
         grid: [u32; 3],
         parameters: &mut [*mut c_void; 3],
     ) -> Result<(), DriverError> {
@@ -145,10 +165,10 @@ impl Kernel {
             gridDimX: grid[0],
             gridDimY: grid[1],
             gridDimZ: grid[2],
-            blockDimX: entry.threads,
+            blockDimX: step.entry.threads,
             blockDimY: 1,
             blockDimZ: 1,
-            sharedMemBytes: entry.shared_bytes,
+            sharedMemBytes: step.entry.shared_bytes,
             hStream: stream.cu_stream(),
             attrs: &raw mut attribute,
             numAttrs: self.dependent_launch.into(),
@@ -158,7 +178,7 @@ impl Kernel {
         let result = unsafe {
             cuLaunchKernelEx(
                 &raw const config,
-                function.cu_function(),
+                step.function.cu_function(),
                 parameters.as_mut_ptr(),
                 ptr::null_mut(),
             )

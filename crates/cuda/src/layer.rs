@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::thread;
 
 use cudarc::driver::{
-    CudaSlice, CudaStream, DevicePtr, DriverError, HostSlice, PinnedHostSlice, result,
+    CudaEvent, CudaSlice, CudaStream, DevicePtr, DriverError, PinnedHostSlice, result,
 };
 use half::f16;
 use trellect_core::{
@@ -31,6 +31,16 @@ struct LinearEntry {
     codebook: u32,
 }
 
+/// `struct Expert` of the same file.
+#[derive(Clone, Copy, Debug, IntoBytes, Immutable)]
+#[repr(C)]
+struct ExpertEntry {
+    /// Gate, up, down.
+    linears: [LinearEntry; 3],
+    tuple: i32,
+    unused: i32,
+}
+
 /// `struct Layer` of `kernels/layer.cuh`: what every kernel gets by value.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
@@ -39,6 +49,14 @@ pub(crate) struct LayerArgument {
     num_experts: i32,
     hidden_logical: i32,
     intermediate_logical: i32,
+}
+
+/// The different ones of `tuples`, in ascending order.
+pub(crate) fn distinct(tuples: &[BitTuple]) -> Vec<BitTuple> {
+    let mut distinct = tuples.to_vec();
+    distinct.sort_unstable();
+    distinct.dedup();
+    distinct
 }
 
 /// Which widths and codebooks occur, as the bit masks that kernels are compiled with.
@@ -120,16 +138,25 @@ impl Weights {
 
         let base = data.device_ptr(&stream).0;
         let mut start = base;
+        let tuples: Vec<BitTuple> = layer.experts().iter().map(ExpertView::tuple).collect();
+        let distinct = distinct(&tuples);
         let mut table = Vec::with_capacity(layer.experts().len());
         for (expert, view) in layer.experts().iter().enumerate() {
-            for linear in linears(view) {
+            let mut copy = |linear| {
                 let parts = Parts::of(linear);
-                upload
-                    .copy(parts.end, start, |bytes| parts.fill(linear, bytes))
-                    .map_err(&failed)?;
-                table.push(parts.entry(linear, start));
+                upload.copy(parts.end, start, |bytes| parts.fill(linear, bytes))?;
+                let entry = parts.entry(linear, start);
                 start += parts.end as u64;
-            }
+                Ok(entry)
+            };
+            let [gate, up, down] = linears(view);
+            let copied = (|| Ok([copy(gate)?, copy(up)?, copy(down)?]))();
+            let number = distinct.partition_point(|tuple| *tuple < tuples[expert]);
+            table.push(ExpertEntry {
+                linears: copied.map_err(&failed)?,
+                tuple: int(number),
+                unused: 0,
+            });
             progress(expert);
         }
         let table = stream.clone_htod(table.as_bytes()).map_err(&failed)?;
@@ -141,7 +168,7 @@ impl Weights {
         let codebooks = codebook_mask(&codebooks.collect::<Vec<_>>());
         Ok(Self {
             shape,
-            tuples: layer.experts().iter().map(ExpertView::tuple).collect(),
+            tuples,
             codebooks,
             argument: LayerArgument {
                 experts,
@@ -258,15 +285,23 @@ fn repack(linear: &LinearView<'_>, out: &mut [u8]) {
 /// Two page-locked buffers: one is filled while the other is copied.
 struct Upload<'s> {
     stream: &'s Arc<CudaStream>,
-    buffers: [PinnedHostSlice<u8>; 2],
+    buffers: [Buffer; 2],
     next: usize,
 }
 
+struct Buffer {
+    bytes: PinnedHostSlice<u8>,
+    /// Reached when its last copy is done. The bindings' own event is not recorded, since the
+    /// context tracks none.
+    copied: CudaEvent,
+}
+
 impl<'s> Upload<'s> {
-    fn new(stream: &'s Arc<CudaStream>, bytes: usize) -> Result<Self, DriverError> {
+    fn new(stream: &'s Arc<CudaStream>, len: usize) -> Result<Self, DriverError> {
         let buffer = || {
             // SAFETY: bytes of any value are valid, and only filled ones are copied.
-            unsafe { stream.context().alloc_pinned::<u8>(bytes) }
+            let bytes = unsafe { stream.context().alloc_pinned::<u8>(len) }?;
+            Ok(Buffer { bytes, copied: stream.context().new_event(None)? })
         };
         Ok(Self { stream, buffers: [buffer()?, buffer()?], next: 0 })
     }
@@ -278,15 +313,22 @@ impl<'s> Upload<'s> {
         to: u64,
         fill: impl FnOnce(&mut [u8]),
     ) -> Result<(), DriverError> {
-        let buffer = &mut self.buffers[self.next];
+        let Buffer { bytes, copied } = &mut self.buffers[self.next];
         self.next ^= 1;
-        fill(&mut buffer.as_mut_slice()?[..len]);
-        // SAFETY: the guard that comes with the slice makes the next `as_mut_slice` wait for the
-        // copy, and it lives until the copy is in the stream.
-        let (bytes, _guard) = unsafe { buffer.stream_synced_slice(self.stream) };
-        // SAFETY: `to` has room for `len` bytes, and the source outlives the copy, since dropping a
-        // page-locked buffer waits for its last copy.
-        unsafe { result::memcpy_htod_async(to, &bytes[..len], self.stream.cu_stream()) }
+        copied.synchronize()?;
+        let bytes = &mut bytes.as_mut_slice()?[..len];
+        fill(bytes);
+        // SAFETY: `to` has room for `len` bytes. The source is not written before `copied` is
+        // reached, and outlives the copy, since dropping this waits for the stream.
+        unsafe { result::memcpy_htod_async(to, bytes, self.stream.cu_stream()) }?;
+        copied.record(self.stream)
+    }
+}
+
+impl Drop for Upload<'_> {
+    fn drop(&mut self) {
+        // A lost device copies no more.
+        let _ = self.stream.synchronize();
     }
 }
 
@@ -295,10 +337,12 @@ mod tests {
     use trellect_exl3::synth::{OwnedLayer, SynthSpec};
 
     use super::*;
+    use crate::kernel::CallArgument;
 
     #[test]
     fn the_structs_have_the_sizes_of_the_kernels() {
-        assert_eq!((size_of::<LinearEntry>(), size_of::<LayerArgument>()), (40, 24));
+        assert_eq!((size_of::<LinearEntry>(), size_of::<ExpertEntry>()), (40, 128));
+        assert_eq!((size_of::<LayerArgument>(), size_of::<CallArgument>()), (24, 48));
     }
 
     #[test]

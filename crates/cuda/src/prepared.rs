@@ -21,8 +21,8 @@ use crate::versions::Versions;
 
 /// A layer prepared for one GPU.
 ///
-/// Kernels that take any of the layer's tuples are compiled when the layer is prepared; those for
-/// one tuple follow in the background and become candidates as they get ready.
+/// Code that takes any of the layer's tuples is compiled when the layer is prepared; kernels whose
+/// code is for one tuple each follow in the background and become candidates as they get ready.
 pub struct CudaLayer {
     pub(crate) device: Device,
     pub(crate) weights: Weights,
@@ -58,8 +58,9 @@ impl CudaLayer {
         let arch = device.facts.arch;
         let recipes = recipes(weights.shape(), weights.tuples(), weights.codebooks(), arch);
         let runnable = recipes.iter().filter(|recipe| recipe.candidate(wanted).is_ok());
-        let any_tuple = runnable.filter(|recipe| recipe.spec.id.tuple.is_none());
-        let now: HashSet<_> = any_tuple.map(|recipe| recipe.request.clone()).collect();
+        let any_tuple =
+            runnable.filter(|recipe| recipe.spec.id.tuple.is_none() && !recipe.plan.is_by_tuple());
+        let now: HashSet<_> = any_tuple.flat_map(Recipe::requests).cloned().collect();
         on_all_processors(now.iter().collect(), |request| drop(modules.get(request)));
         let compiling = |recipe: &Recipe| {
             let why = WhyNot::Compiling;
@@ -74,9 +75,10 @@ impl CudaLayer {
             if recipe.candidate(wanted).is_err() {
                 continue;
             }
-            match recipe.spec.id.tuple.is_some() && !now.contains(&recipe.request) {
-                true => later.push((index, recipe)),
-                false => table.set(index, build(&modules, &recipe)),
+            let is_compiled = recipe.requests().all(|request| now.contains(request));
+            match is_compiled {
+                true => table.set(index, build(&modules, &recipe)),
+                false => later.push((index, recipe)),
             }
         }
         if later.is_empty() && table.kernels.iter().all(Option::is_none) {

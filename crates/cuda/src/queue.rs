@@ -5,8 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use cudarc::driver::sys::CUstreamCaptureStatus::CU_STREAM_CAPTURE_STATUS_NONE;
 use cudarc::driver::{CudaSlice, CudaStream, DevicePtr, DriverError, result};
 use trellect_core::{
-    BitTuple, Call, CallError, CallFacts, DeviceTime, Hidden, KernelId, KernelSpec, LaunchError,
-    LaunchId, Queue, Routing, WhyNot,
+    Call, CallFacts, DeviceTime, Hidden, KernelId, LaunchError, LaunchId, Queue, Routing, WhyNot,
 };
 use zerocopy::IntoBytes;
 
@@ -140,7 +139,14 @@ impl CudaQueue {
         }
         let illegal = |why| LaunchError::Illegal { kernel, why };
         let tuples = self.layer.weights.tuples();
-        check(&found.spec, call.num_tokens, pairs, &tuples[..1]).map_err(illegal)?;
+        let facts = CallFacts {
+            num_tokens: call.num_tokens,
+            num_pairs: pairs,
+            active_tuples: &tuples[..1],
+            numeric: found.spec.class,
+            workspace_limit: None,
+        };
+        found.spec.can_compute(&facts).map_err(illegal)?;
         if let Some(only) = found.spec.id.tuple
             && tuples.iter().any(|&tuple| tuple != only)
         {
@@ -193,22 +199,6 @@ impl CudaQueue {
         self.launches += 1;
         Ok(launch)
     }
-}
-
-/// Whether a kernel can compute a call of these tuples.
-fn check(
-    spec: &KernelSpec,
-    num_tokens: usize,
-    num_pairs: usize,
-    active_tuples: &[BitTuple],
-) -> Result<(), WhyNot> {
-    spec.can_compute(&CallFacts {
-        num_tokens,
-        num_pairs,
-        active_tuples,
-        numeric: spec.class,
-        workspace_limit: None,
-    })
 }
 
 /// Memory that kernels leave their intermediate results in.
@@ -358,20 +348,10 @@ impl Queue for CudaQueue {
         call: &Call<'_>,
         out: &mut [f32],
     ) -> Result<LaunchId, LaunchError> {
-        let expected = call.hidden().len();
-        if out.len() != expected {
-            return Err(CallError::Output { found: out.len(), expected }.into());
-        }
-        let routing = call.routing();
         let found = self.layer.kernel(kernel)?;
-        let tuples = self.layer.weights.tuples();
-        let (num_tokens, num_pairs) = (routing.num_tokens(), routing.num_pairs());
-        for &expert in routing.active_experts() {
-            let active = &tuples[expert as usize..=expert as usize];
-            check(&found.spec, num_tokens, num_pairs, active)
-                .map_err(|why| LaunchError::Illegal { kernel, why })?;
-        }
-        let bytes = (expected * 2 * size_of::<f32>() + num_pairs * 8) as u64;
+        found.spec.check_launch(call, self.layer.weights.tuples(), out)?;
+        let routing = call.routing();
+        let bytes = (out.len() * 2 * size_of::<f32>() + routing.num_pairs() * 8) as u64;
         let failed = while_launching(kernel, bytes);
         let lane = self.lane.as_mut().map_err(|error| failed(*error))?;
         let staged = lane.stage(call).map_err(&failed)?;
@@ -381,7 +361,7 @@ impl Queue for CudaQueue {
             topk_ids: staged.topk_ids,
             topk_weights: staged.topk_weights,
             out: staged.out,
-            num_tokens,
+            num_tokens: routing.num_tokens(),
             top_k: routing.top_k(),
         };
         // SAFETY: staging holds every part in full, nobody else has it, and a routing names only

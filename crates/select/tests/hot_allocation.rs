@@ -1,36 +1,11 @@
 //! Looking plans up and reporting outcomes allocates nothing.
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
-
 use trellect_select::ContextKey;
 use trellect_select::hot::{Outcome, OutcomeFlags, Plan, PlanBoard, PlanTable, feedback_ring};
-
-struct Counting;
-
-thread_local! {
-    /// By thread, since the test harness allocates on its own.
-    static ALLOCATIONS: Cell<usize> = const { Cell::new(0) };
-}
-
-// SAFETY: every method hands over to the system's allocator unchanged.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        ALLOCATIONS.set(ALLOCATIONS.get() + 1);
-        // SAFETY: the caller's promise.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        // Freeing on the path would be as slow.
-        ALLOCATIONS.set(ALLOCATIONS.get() + 1);
-        // SAFETY: the caller's promise.
-        unsafe { System.dealloc(pointer, layout) }
-    }
-}
+use trellect_testkit::CountingAllocator;
 
 #[global_allocator]
-static ALLOCATOR: Counting = Counting;
+static ALLOCATOR: CountingAllocator = CountingAllocator;
 
 fn table(epoch: u16) -> PlanTable {
     PlanTable::new(
@@ -48,7 +23,7 @@ fn the_path_allocates_and_frees_nothing() {
     for epoch in 1..4 {
         // The first lookups below move on to this table and leave the one before to be freed.
         board.publish(table(epoch));
-        let before = ALLOCATIONS.get();
+        let before = CountingAllocator::of_thread();
         for key in 0..5000 {
             let context = ContextKey(key);
             let selected = reader.select(context);
@@ -69,7 +44,7 @@ fn the_path_allocates_and_frees_nothing() {
             });
         }
         outcomes += consumer.drain().count();
-        assert_eq!(ALLOCATIONS.get() - before, 0);
+        assert_eq!(CountingAllocator::of_thread() - before, 0);
     }
     assert_eq!(outcomes, 3 * 4096);
 }

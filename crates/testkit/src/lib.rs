@@ -1,8 +1,10 @@
-//! What Trellect's tests share: the [`golden`] data and the error measure.
+//! What Trellect's tests share: the [`golden`] data, the error measure and an allocator that counts.
 //!
 //! Not for production code: what is missing or malformed here is a broken checkout, and panics.
 
+mod allocator;
 pub mod golden;
 mod measure;
 
+pub use allocator::CountingAllocator;
 pub use measure::relative_error;

@@ -1,25 +1,32 @@
-use std::borrow::Cow;
+mod awaited;
+mod choose;
+mod error;
+mod idle;
+mod launch;
+
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use trellect_core::{
-    Backend, Call, CallError, CallFacts, Family, Hidden, KernelId, KernelSpec, LaunchError,
-    LayerView, MemoryFigures, NumericClass, PrepareError, PreparedLayer, Queue, Routing, WhyNot,
+    Backend, Call, CallError, Hidden, KernelId, KernelSpec, LaunchError, LayerView, MemoryFigures,
+    NumericClass, PrepareError, PreparedLayer, Queue, Routing, WhyNot,
 };
 use trellect_exl3::MoeLayer;
-use trellect_select::adaptive::ChoiceReason;
-use trellect_select::{
-    ConfigError, Considered, ContextKey, HistoryRow, Request, RuleConfig, RulePolicy, SelectError,
-    Statistics,
-};
+use trellect_select::{ConfigError, Considered, HistoryRow, RuleConfig, RulePolicy, Statistics};
 
 use crate::call::CallSketch;
-use crate::canary;
-use crate::selector::{Link, Pick, Planned};
+use crate::selector::Link;
 use crate::{
     ActivationPattern, DispatcherOptions, Explained, Failure, Fallback, Learned, Policy, Report,
-    Selection, Selector, WrongResult,
+    Selector,
 };
+
+pub use self::error::{DispatcherError, ForwardError};
+pub use self::idle::IdleReport;
+
+use self::awaited::Awaited;
+use self::choose::{Chosen, arms, request};
+use self::idle::RecentCalls;
 
 /// How old a reading of the device's memory may be: reading it costs as much as a small call.
 const MEMORY_READING: Duration = Duration::from_millis(100);
@@ -46,15 +53,10 @@ pub struct Dispatcher {
     sketch: CallSketch,
     /// What the base kernel computes to confirm another one's first result.
     confirmation: Vec<f32>,
-}
-
-/// What is to be launched.
-#[derive(Clone, Copy)]
-struct Chosen {
-    kernel: KernelId,
-    class: NumericClass,
-    /// The kernel as the selector knows it, where it does.
-    pick: Option<(ContextKey, Pick)>,
+    /// Launches whose times have not come yet.
+    awaited: Awaited,
+    /// Calls to repeat in idle time, once there has been any.
+    recent: Option<RecentCalls>,
 }
 
 /// Prepares a layer of a checkpoint, handing back its mapped pages expert by expert, so that the
@@ -112,6 +114,8 @@ impl Dispatcher {
             memory: None,
             sketch: CallSketch::default(),
             confirmation: Vec::new(),
+            awaited: Awaited::default(),
+            recent: None,
             backend,
             layer,
         })
@@ -186,6 +190,9 @@ impl Dispatcher {
     /// base kernel, for each bit tuple. A kernel that fails either way is quarantined, and a base
     /// kernel computes the call at once.
     ///
+    /// Where the device tells what a launch took only later, that is learned from in a later call or
+    /// in [`harvest`](Self::harvest).
+    ///
     /// # Errors
     /// [`ForwardError`] when the arguments do not belong together, no kernel may serve, or every
     /// kernel that was tried failed.
@@ -201,12 +208,12 @@ impl Dispatcher {
         }
         let chosen = self.choose(&mut report)?;
         let launched = self.launch(chosen.kernel, &call, out).map_err(Failure::Launch);
-        let confirmed = launched.and_then(|latency| {
+        let confirmed = launched.and_then(|launched| {
             self.confirm(&chosen, &call, out).map_err(Failure::Wrong)?;
-            Ok(latency)
+            Ok(launched)
         });
-        let (served, latency) = match confirmed {
-            Ok(latency) => (chosen, latency),
+        let (served, launched) = match confirmed {
+            Ok(launched) => (chosen, launched),
             Err(error) => {
                 self.quarantine(&chosen, &error);
                 let Some(found) = self.fall_back(&chosen, &call, out) else {
@@ -216,9 +223,12 @@ impl Dispatcher {
                 found
             }
         };
-        self.tell(&served, latency);
         report.kernel = Some(served.kernel);
-        report.latency = latency;
+        report.latency = launched.latency;
+        self.tell(&served, launched);
+        if let (Some(recent), Some(selection)) = (&mut self.recent, &report.selection) {
+            recent.offer(selection.context, hidden, routing);
+        }
         Ok(report)
     }
 
@@ -239,9 +249,10 @@ impl Dispatcher {
         let found = self.layer.specs().find(named).map(|spec| (spec.id, spec.class));
         let (kernel, class) = found.ok_or(LaunchError::UnknownKernel { kernel })?;
         if routing.num_tokens() > 0 {
-            report.latency = self.launch(kernel, &call, out)?;
+            let launched = self.launch(kernel, &call, out)?;
             report.kernel = Some(kernel);
-            self.tell(&Chosen { kernel, class, pick: None }, report.latency);
+            report.latency = launched.latency;
+            self.tell(&Chosen { kernel, class, pick: None }, launched);
         }
         Ok(report)
     }
@@ -305,44 +316,6 @@ impl Dispatcher {
         }
     }
 
-    /// What is to be launched for the call that was described last: what the plan says, or else
-    /// what the rules do.
-    fn choose(&mut self, report: &mut Report) -> Result<Chosen, SelectError> {
-        let facts = self.sketch.facts(self.numeric, self.workspace_limit());
-        let planned = self.link.as_mut().map(|link| {
-            let context = link.context(&self.sketch, facts);
-            (context, link.plan(context, &facts))
-        });
-        if let (Some(link), Some((context, Planned::Serve(pick)))) = (&self.link, planned) {
-            report.selection = Some(Selection { context, reason: pick.reason });
-            let KernelSpec { id: kernel, class, .. } = link.group.arms[pick.kernel];
-            return Ok(Chosen { kernel, class, pick: Some((context, pick)) });
-        }
-        let request = request(&self.sketch, facts, report, self.available.as_deref());
-        let usable = usable(&self.candidates, self.link.as_ref());
-        let decision = self.rules.select(&request, &usable)?;
-        let pick = self.link.as_ref().zip(planned).and_then(|(link, (context, planned))| {
-            // A kernel of another class than asked for is no arm, and nothing is learned of it.
-            let kernel = link.group.arms.iter().position(|arm| arm.id == decision.kernel)?;
-            let reason = match planned {
-                Planned::Unfit => ChoiceReason::Fallback,
-                _ => ChoiceReason::Default,
-            };
-            if reason == ChoiceReason::Default {
-                link.ask(context, &self.sketch, kernel);
-            }
-            report.selection = Some(Selection { context, reason });
-            Some((context, Pick::by_rules(kernel, reason)))
-        });
-        report.decision = Some(decision);
-        Ok(Chosen { kernel: decision.kernel, class: decision.class, pick })
-    }
-
-    /// The candidates that have not failed.
-    fn usable(&self) -> Cow<'_, [KernelSpec]> {
-        usable(&self.candidates, self.link.as_ref())
-    }
-
     /// Bytes that a workspace may take; what the queue holds already costs nothing more.
     fn workspace_limit(&self) -> Option<u64> {
         let memory = match (&self.link, self.memory) {
@@ -366,191 +339,6 @@ impl Dispatcher {
                 self.memory = Some((now, figures));
                 figures
             }
-        }
-    }
-
-    /// Runs `kernel` on a call with tokens; how long it took, where the device tells.
-    fn launch(
-        &mut self,
-        kernel: KernelId,
-        call: &Call<'_>,
-        out: &mut [f32],
-    ) -> Result<Option<Duration>, LaunchError> {
-        let launch = self.queue.launch(kernel, call, out)?;
-        let mut latency: Option<Duration> = None;
-        self.queue.harvest(&mut |time| {
-            if time.launch == launch {
-                latency = Some(time.elapsed);
-            }
-        });
-        Ok(latency)
-    }
-
-    /// Lets a base kernel compute the call, too, where the selector has never seen the chosen one
-    /// right on these tuples.
-    fn confirm(
-        &mut self,
-        chosen: &Chosen,
-        call: &Call<'_>,
-        out: &[f32],
-    ) -> Result<(), WrongResult> {
-        let (Some(link), Some((_, pick))) = (&self.link, chosen.pick) else { return Ok(()) };
-        let group = Arc::clone(&link.group);
-        let facts = self.sketch.facts(chosen.class, self.workspace_limit());
-        let bits = group.canary.bits(facts.active_tuples);
-        if chosen.kernel.family == Family::Base || group.canary.trusts(pick.kernel, bits) {
-            return Ok(());
-        }
-        let Some(base) = base_kernel(&self.usable(), &facts) else { return Ok(()) };
-        let mut confirmation = std::mem::take(&mut self.confirmation);
-        confirmation.resize(out.len(), 0.0);
-        let launched = self.launch(base.id, call, &mut confirmation);
-        let verdict = match launched {
-            Ok(_) => canary::compare(out, &confirmation, chosen.class),
-            // Nobody can tell; the next call asks again.
-            Err(_) => return Ok(()),
-        };
-        self.confirmation = confirmation;
-        if verdict.is_ok() {
-            group.canary.pass(pick.kernel, bits);
-        }
-        verdict
-    }
-
-    /// Tells the selector, or else the rules, how long a kernel took.
-    fn tell(&mut self, served: &Chosen, latency: Option<Duration>) {
-        let Some(latency) = latency else { return };
-        match (&mut self.link, served.pick) {
-            (Some(link), Some((context, pick))) => {
-                let ns = u64::try_from(latency.as_nanos()).unwrap_or(u64::MAX);
-                link.report(context, &self.sketch, pick, ns);
-            }
-            (Some(_), None) => {}
-            (None, _) => {
-                let milliseconds = latency.as_secs_f64() * 1e3;
-                let recorded =
-                    self.rules.record(served.kernel, self.sketch.num_tokens, milliseconds);
-                recorded.expect("a call with tokens, and a duration is finite and not negative");
-            }
-        }
-    }
-
-    fn quarantine(&mut self, chosen: &Chosen, failure: &Failure) {
-        if let (Some(link), Some((context, pick))) = (&mut self.link, chosen.pick) {
-            link.report_failure(context, &self.sketch, pick, failure);
-        } else {
-            self.candidates.retain(|spec| spec.id != chosen.kernel);
-            self.failed.push(chosen.kernel);
-        }
-    }
-
-    /// Runs base kernels of the failed choice's class until one succeeds; those that fail are
-    /// quarantined too.
-    fn fall_back(
-        &mut self,
-        failed: &Chosen,
-        call: &Call<'_>,
-        out: &mut [f32],
-    ) -> Option<(Chosen, Option<Duration>)> {
-        loop {
-            let facts = self.sketch.facts(failed.class, self.workspace_limit());
-            let KernelSpec { id: kernel, class, .. } = base_kernel(&self.usable(), &facts)?;
-            let pick = failed.pick.and_then(|(context, _)| {
-                let mut arms = self.link.as_ref()?.group.arms.iter();
-                let arm = arms.position(|arm| arm.id == kernel)?;
-                Some((context, Pick::by_rules(arm, ChoiceReason::Fallback)))
-            });
-            let chosen = Chosen { kernel, class, pick };
-            match self.launch(kernel, call, out) {
-                Ok(latency) => return Some((chosen, latency)),
-                Err(error) => self.quarantine(&chosen, &Failure::Launch(error)),
-            }
-        }
-    }
-}
-
-/// The kernels of class `numeric` among those that the caller lists.
-fn arms(
-    candidates: &[KernelSpec],
-    numeric: NumericClass,
-    available: Option<&[KernelId]>,
-) -> Vec<KernelSpec> {
-    let is_listed = |spec: &KernelSpec| {
-        available.is_none_or(|available| available.iter().any(|name| name.names(spec.id)))
-    };
-    let arms = candidates.iter().filter(|spec| spec.class == numeric && is_listed(spec));
-    arms.copied().collect()
-}
-
-/// The candidates that the selector has not seen failing.
-fn usable<'a>(candidates: &'a [KernelSpec], link: Option<&Link>) -> Cow<'a, [KernelSpec]> {
-    match link.map(|link| link.failed().collect::<Vec<KernelId>>()) {
-        Some(failed) if !failed.is_empty() => {
-            candidates.iter().filter(|spec| !failed.contains(&spec.id)).copied().collect()
-        }
-        _ => candidates.into(),
-    }
-}
-
-/// The first base kernel that may serve.
-fn base_kernel(usable: &[KernelSpec], facts: &CallFacts<'_>) -> Option<KernelSpec> {
-    let serves = |spec: &&KernelSpec| spec.id.family == Family::Base && spec.legal(facts).is_ok();
-    usable.iter().find(serves).copied()
-}
-
-/// What the rules are asked.
-fn request<'a>(
-    sketch: &'a CallSketch,
-    call: CallFacts<'a>,
-    report: &Report,
-    available: Option<&'a [KernelId]>,
-) -> Request<'a> {
-    // One token names each expert once: its shares say nothing about skew.
-    let share = (call.num_tokens > 1).then_some(report.pattern.top_expert_share);
-    Request {
-        active_bits: &sketch.widths,
-        memory_pressure: report.memory_pressure,
-        top_expert_share: share,
-        available,
-        ..Request::new(call)
-    }
-}
-
-/// A dispatcher that could not be made.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum DispatcherError {
-    /// The layer could not be prepared.
-    #[error(transparent)]
-    Prepare(#[from] PrepareError),
-    /// The rules' numbers make no policy.
-    #[error(transparent)]
-    Config(#[from] ConfigError),
-}
-
-/// A call that was not computed.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum ForwardError {
-    /// The arguments do not belong together.
-    #[error(transparent)]
-    Call(#[from] CallError),
-    /// No kernel may serve.
-    #[error(transparent)]
-    Select(#[from] SelectError),
-    /// The kernel failed, and so did every base kernel.
-    #[error(transparent)]
-    Launch(#[from] LaunchError),
-    /// The kernel computed something wrong, and every base kernel failed.
-    #[error(transparent)]
-    Wrong(#[from] WrongResult),
-}
-
-impl From<Failure> for ForwardError {
-    fn from(failure: Failure) -> Self {
-        match failure {
-            Failure::Launch(error) => Self::Launch(error),
-            Failure::Wrong(wrong) => Self::Wrong(wrong),
         }
     }
 }

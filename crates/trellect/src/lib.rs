@@ -42,13 +42,14 @@ mod selector;
 
 pub use call::TupleRows;
 pub use canary::WrongResult;
-pub use dispatcher::{Dispatcher, DispatcherError, ForwardError, prepare};
+pub use dispatcher::{Dispatcher, DispatcherError, ForwardError, IdleReport, prepare};
 pub use explained::{Explained, Learned};
 pub use options::{DispatcherOptions, Policy};
 pub use pattern::ActivationPattern;
 pub use report::{Failure, Fallback, Report, Selection};
 pub use selector::{
-    HistoryStatus, Selector, SelectorOptions, SelectorStats, is_exploration, metric_names,
+    Decisions, HistoryStatus, ReplayStatus, Selector, SelectorOptions, SelectorStats,
+    is_exploration, metric_names,
 };
 #[cfg(feature = "cuda")]
 pub use trellect_cuda as cuda;

@@ -1,35 +1,16 @@
 //! A call for which the adaptive policy has a plan allocates nothing, and waits for no lock.
 
-use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use trellect::core::{Codebook, Hidden, LayerShape};
 use trellect::cpu::{CpuBackend, CpuOptions};
 use trellect::exl3::synth::{self, OwnedLayer, SynthSpec};
 use trellect::{Dispatcher, DispatcherOptions, Policy, Selector, SelectorOptions};
-
-struct Counting;
-
-static ALLOCATIONS: AtomicUsize = AtomicUsize::new(0);
-
-// SAFETY: every method hands over to the system's allocator unchanged.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
-        // SAFETY: the caller's promise.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        // SAFETY: the caller's promise.
-        unsafe { System.dealloc(pointer, layout) }
-    }
-}
+use trellect_testkit::CountingAllocator;
 
 #[global_allocator]
-static ALLOCATOR: Counting = Counting;
+static ALLOCATOR: CountingAllocator = CountingAllocator;
 
 #[test]
 fn warm_calls_allocate_nothing() {
@@ -56,9 +37,9 @@ fn warm_calls_allocate_nothing() {
         // every time.
         let mut best = usize::MAX;
         for _ in 0..40 {
-            let before = ALLOCATIONS.load(Ordering::Relaxed);
+            let before = CountingAllocator::of_process();
             let report = dispatcher.forward_into(Hidden::F16(&hidden), &routing, &mut out);
-            let allocations = ALLOCATIONS.load(Ordering::Relaxed) - before;
+            let allocations = CountingAllocator::of_process() - before;
             if report.expect("runs").reason() == "incumbent" {
                 planned += 1;
                 best = best.min(allocations);

@@ -5,35 +5,48 @@ use std::num::NonZeroUsize;
 use std::thread;
 use std::time::Instant;
 
+use memmap2::MmapMut;
+use zerocopy::FromBytes;
+
 /// A buffer that is read from end to end to learn the memory bandwidth. Made larger than the
 /// last-level cache, reading it also pushes everything else out of the caches.
+///
+/// It lies on huge pages where the system grants them on advice, as prepared weights do.
 pub struct BandwidthProbe {
-    words: Vec<u64>,
+    /// `None`: no word at all.
+    words: Option<MmapMut>,
     threads: usize,
 }
 
 impl BandwidthProbe {
     /// A probe of `bytes`, rounded down to whole words, read by `threads` threads at once.
-    /// Allocates and writes the buffer.
+    /// Allocates and writes the buffer. Where the system has not that much, the probe is empty.
     pub fn new(bytes: usize, threads: NonZeroUsize) -> Self {
-        // Ones, not zeros: untouched zero pages would all be the same page.
-        Self { words: vec![1; bytes / size_of::<u64>()], threads: threads.get() }
+        let len = bytes / size_of::<u64>() * size_of::<u64>();
+        let mut words = (len > 0).then(|| MmapMut::map_anon(len).ok()).flatten();
+        if let Some(map) = &mut words {
+            #[cfg(target_os = "linux")]
+            // Advice only: where huge pages are off, small ones serve.
+            let _ = map.advise(memmap2::Advice::HugePage);
+            // Ones, not zeros: untouched zero pages would all be the same page.
+            map.fill(1);
+        }
+        Self { words, threads: threads.get() }
     }
 
     /// Bytes of the buffer.
     pub fn bytes(&self) -> usize {
-        size_of_val(self.words.as_slice())
+        self.words.as_deref().map_or(0, <[u8]>::len)
     }
 
     /// Reads the buffer once and returns the bandwidth in GiB/s; 0 for an empty buffer. Blocks for
     /// as long as that takes, and starts its threads anew, so small buffers read slow.
     pub fn measure_gib_per_s(&self) -> f64 {
-        if self.words.is_empty() {
-            return 0.0;
-        }
+        let Some(bytes) = self.words.as_deref() else { return 0.0 };
+        let words = <[u64]>::ref_from_bytes(bytes).expect("whole words on a page's start");
         let start = Instant::now();
         thread::scope(|scope| {
-            for part in self.words.chunks(self.words.len().div_ceil(self.threads)) {
+            for part in words.chunks(words.len().div_ceil(self.threads)) {
                 scope.spawn(|| black_box(sum(part)));
             }
         });

@@ -23,7 +23,7 @@ use trellect_select::LatencyStatistics;
 use crate::fingerprint::Fingerprint;
 
 pub use journal::{ContextCall, ContextLoad, ContextNote, Journal, SelectionCount, SwitchNote};
-pub use jsonl::{ImportError, LineFault};
+pub use jsonl::{DamagedLine, ImportSummary};
 pub use location::{HISTORY_VARIABLE, default_location};
 pub use open::Outcome;
 

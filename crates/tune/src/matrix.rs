@@ -17,10 +17,12 @@ use trellect_core::{
 };
 use trellect_select::adaptive::CostCoefficients;
 
+use crate::statistics::median;
 use crate::text;
 use crate::work::Workload;
 
-pub use record::{ContextPlan, Draw, Inputs, Progress, RecordError, RecordPlan, Skip, record};
+pub use crate::rounds::Inputs;
+pub use record::{ContextPlan, Draw, Progress, RecordError, RecordPlan, Skip, record};
 
 /// The first field of every matrix file.
 pub const FORMAT: &str = "trellect-matrix";
@@ -281,17 +283,6 @@ impl Matrix {
         });
         let regrets = regrets.collect::<Option<Vec<f64>>>().filter(|all| !all.is_empty())?;
         Some(regrets.iter().sum::<f64>() / regrets.len() as f64)
-    }
-}
-
-/// The median, the mean of the middle two for an even count; `None` for no value.
-pub(crate) fn median(mut values: Vec<f64>) -> Option<f64> {
-    values.sort_unstable_by(f64::total_cmp);
-    let middle = values.len() / 2;
-    match values.len() {
-        0 => None,
-        count if count.is_multiple_of(2) => Some((values[middle - 1] + values[middle]) / 2.0),
-        _ => Some(values[middle]),
     }
 }
 

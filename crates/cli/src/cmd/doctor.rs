@@ -23,7 +23,10 @@ Examples:
 
 /// The environment variables that this program reads.
 const KNOBS: &[(&str, &str)] = &[
-    (MAX_ISA_VARIABLE, "strongest instruction set to use: generic, avx2 or avx512"),
+    (
+        MAX_ISA_VARIABLE,
+        "strongest instruction set to use: generic, neon, neon_i8mm, avx2, avx512 or amx",
+    ),
     (HISTORY_VARIABLE, "the file that keeps what is learned"),
     #[cfg(feature = "cuda")]
     (trellect::cuda::CACHE_VARIABLE, "directory of compiled GPU kernels"),

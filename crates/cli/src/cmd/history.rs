@@ -5,17 +5,17 @@ use std::io::{self, BufReader, BufWriter, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use clap::{ArgGroup, Args, Subcommand};
 use serde::Serialize;
-use trellect_tune::history::{History, HistoryError, Prune};
+use trellect_tune::history::{History, HistoryError, ImportSummary, Prune};
 
 use crate::history_file::HistoryArgs;
 use crate::{output, table};
 
 const EXAMPLES: &str = "\
-The fields of a line are described in docs/selection-matrix.md. An import takes all lines of a file
-or none; importing a file twice counts its latencies twice.
+The fields of a line are described in docs/formats.md. An import leaves damaged lines out, names them
+and ends with exit code 1; importing a file twice counts its latencies and selections twice.
 
 Examples:
   trellect history import --history h.sqlite exported.jsonl
@@ -34,9 +34,9 @@ pub(crate) struct HistoryCommand {
 /// What is done.
 #[derive(Debug, Subcommand)]
 enum Action {
-    /// Write every environment and record as JSON, one object a line.
+    /// Write everything that is kept as JSON, one object a line.
     Export(ExportArgs),
-    /// Add the records of an export.
+    /// Merge an export into the history.
     Import(ImportArgs),
     /// Remove what is old, or what was measured elsewhere.
     Prune(PruneArgs),
@@ -92,6 +92,8 @@ struct HistoryReport {
     /// Records in the history now.
     records_left: u64,
     environments_left: usize,
+    /// Lines of an import that were left out.
+    damaged: u64,
 }
 
 /// Does what the flags ask for.
@@ -120,20 +122,27 @@ fn export(args: &ExportArgs) -> anyhow::Result<()> {
     history.export_jsonl(&mut writer).with_context(|| format!("writing {}", target.display()))?;
     writer.flush().with_context(|| format!("writing {}", target.display()))?;
     let records = num_records(&history)?;
-    report(&history, &path, "export", records, args.json)
+    report(&history, &path, HistoryAction { name: "export", records, damaged: 0 }, args.json)
 }
 
 fn import(args: &ImportArgs) -> anyhow::Result<()> {
     let (mut history, path) = args.history.open_for_writing()?;
     let name = args.input.display();
-    let records = match args.input.as_os_str() == "-" {
-        true => history.import_jsonl(io::stdin().lock()).context("reading stdin")?,
+    let (name, summary) = match args.input.as_os_str() == "-" {
+        true => ("stdin".into(), history.import_jsonl(io::stdin().lock())),
         false => {
             let file = File::open(&args.input).with_context(|| format!("opening {name}"))?;
-            history.import_jsonl(BufReader::new(file)).with_context(|| format!("reading {name}"))?
+            (name.to_string(), history.import_jsonl(BufReader::new(file)))
         }
     };
-    report(&history, &path, "import", records as u64, args.json)
+    let summary = summary.with_context(|| format!("reading {name}"))?;
+    for line in &summary.first_damaged {
+        output::note(&format!("{name}: {line}"));
+    }
+    let ImportSummary { records, damaged, .. } = summary;
+    report(&history, &path, HistoryAction { name: "import", records, damaged }, args.json)?;
+    ensure!(damaged == 0, "{name}: {} left out", table::plural(damaged as usize, "damaged line"));
+    Ok(())
 }
 
 fn prune(args: &PruneArgs) -> anyhow::Result<()> {
@@ -148,19 +157,22 @@ fn prune(args: &PruneArgs) -> anyhow::Result<()> {
         }
     };
     let records = history.prune(what)? as u64;
-    report(&history, &path, "prune", records, args.json)
+    report(&history, &path, HistoryAction { name: "prune", records, damaged: 0 }, args.json)
 }
 
-fn report(
-    history: &History,
-    path: &Path,
-    action: &'static str,
+/// An action and what came of it.
+struct HistoryAction {
+    name: &'static str,
     records: u64,
-    json: bool,
-) -> anyhow::Result<()> {
+    damaged: u64,
+}
+
+fn report(history: &History, path: &Path, action: HistoryAction, json: bool) -> anyhow::Result<()> {
+    let HistoryAction { name: action, records, damaged } = action;
     let report = HistoryReport {
         history: path.display().to_string(),
         action,
+        damaged,
         records,
         records_left: num_records(history)?,
         environments_left: history.environments()?.len(),

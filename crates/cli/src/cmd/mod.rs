@@ -1,5 +1,7 @@
 //! The commands: one file each, with its flags, what it prints, and its JSON.
 
+pub(crate) mod ab;
+pub(crate) mod bench;
 pub(crate) mod doctor;
 pub(crate) mod history;
 pub(crate) mod inspect;
@@ -24,6 +26,8 @@ pub(crate) fn run(cli: Cli) -> anyhow::Result<()> {
         Some(Command::Stats(args)) => stats::run(&args),
         Some(Command::Synth(args)) => synth::run(&args),
         Some(Command::Doctor(args)) => doctor::run(&args),
+        Some(Command::Ab(args)) => ab::run(&args),
+        Some(Command::Bench(args)) => bench::run(&args),
         Some(Command::Tune(args)) => tune::run(&args),
         Some(Command::Replay(args)) => replay::run(&args),
         Some(Command::History(args)) => history::run(&args),

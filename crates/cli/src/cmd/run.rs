@@ -9,6 +9,8 @@ mod report;
 mod source;
 mod workload;
 
+use std::fs::File;
+use std::io::BufReader;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
@@ -22,7 +24,8 @@ use trellect::core::{
 use trellect::exl3::MoeLayer;
 use trellect::select::RuleConfig;
 use trellect::select::adaptive::AdaptiveConfig;
-use trellect::{Dispatcher, DispatcherOptions, Policy, Selector, SelectorOptions};
+use trellect::tune::decisions::DecisionLog;
+use trellect::{Decisions, Dispatcher, DispatcherOptions, Policy, Selector, SelectorOptions};
 
 use crate::args::{
     Cli, DeviceArgs, ModeArg, PolicyArg, SynthLayerArgs, parse_numeric, parse_share, parse_tokens,
@@ -40,13 +43,19 @@ use workload::Workload;
 
 const EXAMPLES: &str = "\
 The error is the relative Frobenius error of up to two tokens of a call against the float64 oracle.
-Exit code 1 when it is above the limit of the kernel's numeric class.
+Exit code 1 when it is above the limit of the kernel's numeric class, or the log that is replayed does
+not fit.
+
+What is learned goes into the user's history, from which later runs start, unless --history names
+another file or is `none`.
 
 Examples:
   trellect run --shape 256x128x8x2
   trellect run --shape 256x128x8x2 --bits 6,2,3 --tokens 1,8 --numeric exact --json
   trellect run --shape 256x128x8x2 --tokens 1,4 --repeat 200
   trellect run --shape 256x128x8x2 --tokens 4 --repeat 20 --mode frozen --history none
+  trellect run --shape 256x128x8x2 --tokens 4 --repeat 20 --log decisions.jsonl
+  trellect run --shape 256x128x8x2 --tokens 4 --repeat 20 --mode replay --log decisions.jsonl
   trellect run --shape 256x128x8x2 --tokens 4 --repeat 200 --policy rules --exploration 0.2
   trellect run --shape 256x128x8x2 --kernel moe_trellis_swiglu --threads 1
   trellect run --model tiny-model --layer 1 --tokens 1,4";
@@ -91,6 +100,10 @@ pub(crate) struct RunArgs {
     mode: ModeArg,
     #[command(flatten)]
     history: OptionalHistoryArgs,
+    /// With --mode replay, the decisions to serve; in another mode, the file to log this run's
+    /// decisions to.
+    #[arg(long, value_name = "FILE", conflicts_with = "kernel")]
+    log: Option<PathBuf>,
     /// Timed launches per row [default: about 0.3 s of them, at least 3].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     repeat: Option<u32>,
@@ -117,6 +130,15 @@ pub(crate) fn run(args: &RunArgs) -> anyhow::Result<()> {
         let message = "--exploration is for --policy rules: the adaptive policy has a budget";
         Cli::command().error(ErrorKind::ArgumentConflict, message).exit();
     }
+    if args.log.is_some() && args.policy == PolicyArg::Rules {
+        let message = "--log is for --policy adaptive: the rules decide alike every time";
+        Cli::command().error(ErrorKind::ArgumentConflict, message).exit();
+    }
+    if args.mode == ModeArg::Replay && args.log.is_none() {
+        let message = "--mode replay needs the decisions to serve: --log FILE";
+        Cli::command().error(ErrorKind::MissingRequiredArgument, message).exit();
+    }
+    let decisions = decisions(args)?;
     let backend = args.device.open()?;
     let source = Source::open(args)?;
     let layer = source.layer()?;
@@ -136,7 +158,7 @@ pub(crate) fn run(args: &RunArgs) -> anyhow::Result<()> {
     let layer_report =
         LayerReport::new(&source, &layer, prepared.prepared_bytes(), prepare_seconds);
 
-    let dispatcher = Dispatcher::new(backend, prepared, options(args))?;
+    let dispatcher = Dispatcher::new(backend, prepared, options(args, decisions))?;
     let selector = dispatcher.selector().cloned();
     let kernel = kernel.map(|spec| spec.id);
     let mut measurer = Measurer::new(dispatcher, &layer, &workload, kernel, args.repeat);
@@ -150,6 +172,13 @@ pub(crate) fn run(args: &RunArgs) -> anyhow::Result<()> {
     drop(progress);
     if let (Some(path), Some(row)) = (&args.output, rows.first()) {
         write_result(path, &row.first_output, layer.view().shape().hidden_size)?;
+    }
+    if let (Some(path), Some(selector)) = (&args.log, &selector)
+        && args.mode != ModeArg::Replay
+    {
+        let mut file = Vec::new();
+        selector.take_decisions().write(&mut file).context("writing to memory")?;
+        output::write_file(path, &file)?;
     }
     let report = RunReport {
         machine,
@@ -166,12 +195,27 @@ pub(crate) fn run(args: &RunArgs) -> anyhow::Result<()> {
     }
     let failures = report.above_limit();
     ensure!(failures.is_empty(), "error above the limit of its class: {}", failures.join("; "));
-    Ok(())
+    match report.learning.as_ref().and_then(LearningReport::mismatch) {
+        Some(mismatch) => bail!(mismatch),
+        None => Ok(()),
+    }
+}
+
+/// Whether the launches' decisions are logged, or come from a log.
+fn decisions(args: &RunArgs) -> anyhow::Result<Decisions> {
+    let Some(path) = &args.log else { return Ok(Decisions::ByPlan) };
+    if args.mode != ModeArg::Replay {
+        return Ok(Decisions::Logged);
+    }
+    let file = File::open(path).with_context(|| format!("opening {}", path.display()))?;
+    let log = DecisionLog::read(BufReader::new(file));
+    let log = log.with_context(|| format!("reading {}", path.display()))?;
+    Ok(Decisions::Replayed(Arc::new(log)))
 }
 
 /// The policy that the flags ask for. It learns between launches, so that a run with the same
 /// history and the same times decides the same.
-fn options(args: &RunArgs) -> DispatcherOptions {
+fn options(args: &RunArgs, decisions: Decisions) -> DispatcherOptions {
     let rules = RuleConfig {
         exploration_rate: args.exploration.unwrap_or(0.0),
         seed: Some(args.seed),
@@ -187,6 +231,7 @@ fn options(args: &RunArgs) -> DispatcherOptions {
                 },
                 history: args.history.path(),
                 background: false,
+                decisions,
                 ..SelectorOptions::default()
             })))
         }

@@ -8,8 +8,7 @@ mod report;
 use std::num::NonZeroUsize;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context;
@@ -19,8 +18,9 @@ use trellect_tune::fingerprint::Fingerprint;
 use trellect_tune::history::{History, HistoryError, Record};
 use trellect_tune::matrix::{RecordPlan, record};
 
-use crate::args::{DeviceArgs, SynthLayerArgs, parse_numeric, parse_tokens};
+use crate::args::{DeviceArgs, SynthLayerArgs, parse_numeric, parse_some_tokens};
 use crate::history_file::HistoryArgs;
+use crate::interrupt::on_interrupt;
 use crate::output;
 use crate::progress::Progress;
 use report::TuneReport;
@@ -81,7 +81,7 @@ pub(crate) struct TuneArgs {
 /// measured.
 pub(crate) fn run(args: &TuneArgs) -> anyhow::Result<()> {
     let (history, path) = args.history.open_for_writing()?;
-    let interrupted = on_interrupt()?;
+    let interrupted = on_interrupt("the context at hand")?;
     let backend = args.device.open()?;
     let layers = plan::layers(&backend, &args.synth)?;
     let shape = &args.synth.shape;
@@ -154,27 +154,6 @@ impl Keeper {
     }
 }
 
-/// Set by the first Ctrl-C; the second ends the process.
-fn on_interrupt() -> anyhow::Result<Arc<AtomicBool>> {
-    let interrupted = Arc::new(AtomicBool::new(false));
-    let flag = Arc::clone(&interrupted);
-    ctrlc::set_handler(move || {
-        if flag.swap(true, Ordering::Relaxed) {
-            std::process::exit(130);
-        }
-        output::note("ending with the context at hand; once more: at once");
-    })
-    .context("listening for Ctrl-C")?;
-    Ok(interrupted)
-}
-
 fn unix_s() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
-}
-
-fn parse_some_tokens(text: &str) -> Result<usize, String> {
-    match parse_tokens(text)? {
-        0 => Err("expected at least one token".into()),
-        tokens => Ok(tokens),
-    }
 }

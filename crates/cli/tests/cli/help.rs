@@ -42,9 +42,10 @@ fn every_example_runs() {
     let export = ["history", "export", "--history", "h.sqlite", "--output", "exported.jsonl"];
     assert_eq!(trellect_in(directory.path(), export).code, 0);
     // `synth` and `tune` come first: their examples write what the others read.
-    for command in
-        ["synth", "inspect", "run", "select", "stats", "doctor", "tune", "replay", "history"]
-    {
+    for command in [
+        "synth", "inspect", "run", "select", "bench", "ab", "stats", "doctor", "tune", "replay",
+        "history",
+    ] {
         let help = trellect([command, "--help"]);
         assert_eq!(help.code, 0, "{help:?}");
         run_all(directory.path(), &help.stdout);

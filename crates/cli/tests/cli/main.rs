@@ -1,5 +1,7 @@
 //! The binary as its users run it: output, exit codes, and what becomes of bad input.
 
+mod ab;
+mod bench;
 mod checkpoints;
 mod help;
 mod run;

@@ -81,10 +81,12 @@ fn every_class_and_codebook_stays_within_its_limit() {
 }
 
 #[test]
-fn a_class_without_kernels_is_served_by_a_more_exact_one() {
-    let report = tiny(&["--numeric", "int8", "--tokens", "4", "--json"]).json();
-    let row = &report["rows"][0];
-    assert_eq!((&row["numeric"], &row["numeric_downgrade"]), (&"half".into(), &false.into()));
+fn the_class_asked_for_serves() {
+    for class in ["exact", "half", "int8"] {
+        let report = tiny(&["--numeric", class, "--tokens", "4", "--json"]).json();
+        let row = &report["rows"][0];
+        assert_eq!((&row["numeric"], &row["numeric_downgrade"]), (&class.into(), &false.into()));
+    }
 }
 
 #[test]

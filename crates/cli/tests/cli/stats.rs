@@ -1,5 +1,6 @@
 //! Learning across runs: `run --history`, `stats` and `select --policy adaptive`.
 
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -63,6 +64,54 @@ fn runs_add_up_in_the_history_and_the_later_one_starts_warm() {
 
     let text = trellect(["stats", "--history", arg(&path)]);
     assert!(text.stdout.contains("serves") && text.stdout.contains("incumbent"), "{text:?}");
+}
+
+#[test]
+fn a_logged_run_is_replayed_launch_by_launch() {
+    let (directory, path) = file();
+    let log = directory.path().join("decisions.jsonl");
+    let flags = ["--tokens", "1,4,20", "--repeat", "60", "--log", arg(&log), "--json"];
+    let logged = run(&path, &flags).json();
+    assert!(logged["learning"]["probes"].as_u64().unwrap() > 0, "{logged}");
+    assert_eq!(logged["learning"]["replay"], Value::Null);
+    let replay = |more: &[&str]| {
+        let fixed = ["--mode", "replay", "--log", arg(&log), "--history", "none", "--json"];
+        trellect(
+            ["run", "--shape", TINY, "--bits", "6,2,3"].iter().chain(&fixed).chain(more).copied(),
+        )
+    };
+    let replayed = replay(&["--tokens", "1,4,20", "--repeat", "60"]).json();
+    let fit = &replayed["learning"]["replay"];
+    assert_eq!((&fit["served"], &fit["mismatched"]), (&183.into(), &0.into()), "{fit}");
+    assert_eq!(replayed["learning"]["probes"], logged["learning"]["probes"]);
+    // How many launches each kernel served, the untimed first ones aside.
+    let served = |report: &Value| {
+        let rows = report["rows"].as_array().unwrap().iter();
+        let of_row = |row: &Value| {
+            let others = row["other_kernels"].as_array().unwrap().iter();
+            let mut all: Vec<(String, u64)> = std::iter::once(row)
+                .chain(others)
+                .map(|k| {
+                    (k["kernel_name"].as_str().unwrap().into(), k["launches"].as_u64().unwrap())
+                })
+                .collect();
+            all.sort();
+            all
+        };
+        rows.map(of_row).collect::<Vec<_>>()
+    };
+    assert_eq!(served(&replayed), served(&logged));
+
+    let other = replay(&["--tokens", "64", "--repeat", "3"]);
+    other.fails(1, "4 of 4 launches do not fit the log; first: decision 0 was made for context");
+    assert_eq!(other.object()["rows"][0]["reason"], "fallback");
+    let text = fs::read_to_string(&log).unwrap();
+    fs::write(&log, &text[..text.len() / 2]).unwrap();
+    replay(&["--tokens", "1"]).fails(1, "decisions.jsonl");
+    fs::write(&log, "{}").unwrap();
+    replay(&["--tokens", "1"]).fails(1, "line 1: missing field `type`");
+    fs::remove_file(&log).unwrap();
+    replay(&["--tokens", "1"]).fails(1, "opening");
 }
 
 #[test]
@@ -168,7 +217,10 @@ fn a_damaged_history_is_set_aside_and_the_run_goes_on() {
 fn wrong_usage_is_exit_code_2() {
     let (_directory, path) = file();
     run(&path, &["--exploration", "0.1"]).fails(2, "--policy rules");
-    run(&path, &["--mode", "dream"]).fails(2, "possible values: learn, frozen, off");
+    run(&path, &["--mode", "replay"]).fails(2, "--log FILE");
+    run(&path, &["--policy", "rules", "--log", "x"]).fails(2, "--policy adaptive");
+    run(&path, &["--kernel", "moe_trellis_swiglu", "--log", "x"]).fails(2, "cannot be used with");
+    run(&path, &["--mode", "dream"]).fails(2, "possible values: learn, frozen, replay, off");
     trellect(["select", "--policy", "adaptive", "--batch", "1"]).fails(2, "--gate");
     trellect(["stats", "--json", "--prometheus"]).fails(2, "cannot be used with");
     trellect(["stats", "--history", arg(&path)]).fails(1, "no history");

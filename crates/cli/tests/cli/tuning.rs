@@ -157,8 +157,13 @@ fn histories_travel_as_json_lines_and_are_pruned() {
     let prune = history_command(&["prune", at[0], at[1], "--environment", id, "--json"]).json();
     assert_eq!((&prune["records_left"], &prune["environments_left"]), (&0.into(), &0.into()));
 
-    fs::write(&file, "{\"type\": \"record\"}\n").unwrap();
-    history_command(&["import", at[0], at[1], arg(&file)]).fails(1, "line 1");
+    let sound = fs::read_to_string(&file).unwrap();
+    fs::write(&file, format!("{{\"type\": \"record\"}}\n{sound}")).unwrap();
+    let damaged = history_command(&["import", at[0], at[1], arg(&file), "--json"]);
+    damaged.fails(1, &format!("{}: line 1: missing field", arg(&file)));
+    damaged.fails(1, "1 damaged line left out");
+    let import = damaged.object();
+    assert_eq!((&import["damaged"], &import["records_left"]), (&1.into(), &records.into()));
     history_command(&["import", at[0], at[1], "absent.jsonl"]).fails(1, "absent.jsonl");
     let absent = directory.path().join("absent.sqlite");
     history_command(&["export", "--history", arg(&absent)]).fails(1, "no history");

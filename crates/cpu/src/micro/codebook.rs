@@ -2,7 +2,7 @@
 //!
 //! `exact` computes the float16 value that the format defines, as f32. `half` leaves out its last
 //! rounding and stays in integers: a weight is `step · w − offset` with a 16-bit `w`. For `mul1`
-//! that is its byte sum, for the others the sum of two float16 values in units of 2⁻¹¹.
+//! that is its byte sum, for the others the sum of two float16 values in units of 1/960.
 
 use trellect_core::Codebook;
 
@@ -58,7 +58,13 @@ impl CodebookMath for ThreeInst {
     const OFFSET: f32 = 0.0;
 }
 
-const HALF_SUM_STEP: f32 = 1.0 / 2048.0;
+/// A float16 half is its 11-bit mantissa times 1, 2, 4 or 8 times 2⁻¹³. A rounding multiplication
+/// by [`POWER_UNIT`] times that power, which takes off 15 bits, leaves units of 1/960.
+const HALF_SUM_STEP: f32 = 1.0 / 960.0;
+
+/// The largest number of which eight fit into a signed 16-bit lane with its low byte zero, so that a
+/// table of bytes can hold the powers.
+pub(crate) const POWER_UNIT: i16 = 15 << 8;
 
 /// Bits of a product's half that survive, and what they are xored with, to make a float16.
 pub(crate) const HALF_MASK: u16 = 0x8FFF;
@@ -86,9 +92,10 @@ macro_rules! with_codebook {
 pub(crate) use with_codebook;
 
 /// Turns sums over 16-bit weights into sums over weights.
-pub(crate) fn apply_step(codebook: Codebook, out: &mut super::Outputs, row_sums: &[f32]) {
+#[inline(always)]
+pub(crate) fn apply_step(codebook: Codebook, out: &mut super::Outputs, row_sum: f32) {
     let (step, offset) = with_codebook!(codebook, C => (C::STEP, C::OFFSET));
-    let offset = offset * row_sums.iter().sum::<f32>();
+    let offset = offset * row_sum;
     for value in out {
         *value = step * *value - offset;
     }
@@ -102,7 +109,7 @@ pub(crate) fn weight_i16<C: CodebookMath>(state: u16) -> i16 {
         byte_sum(product) as i16
     } else {
         let sum = fixed(product as u16) + fixed((product >> 16) as u16);
-        ((sum + 2) >> 2) as i16
+        ((sum * i32::from(POWER_UNIT) + (1 << 14)) >> 15) as i16
     }
 }
 
@@ -156,8 +163,8 @@ mod tests {
                 let found = with_codebook!(codebook, C => {
                     C::STEP * f32::from(weight_i16::<C>(state)) - C::OFFSET
                 });
-                // Half a unit of float16 below 4, and half a step of 2⁻¹¹.
-                let bound = 1.0 / 1024.0 + 1.0 / 4096.0;
+                // Half a unit of float16 below 4, and half a step.
+                let bound = 1.0 / 1024.0 + 1.0 / 1920.0;
                 assert!((found - exact).abs() <= bound, "{codebook} {state}: {found} {exact}");
             }
         }

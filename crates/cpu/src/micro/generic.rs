@@ -1,35 +1,73 @@
 //! Portable micro-kernels, in a form that compilers vectorise where they can.
 
+use std::marker::PhantomData;
+use std::ops::Range;
 use std::sync::LazyLock;
 
-use trellect_core::{Codebook, HADAMARD, NumericClass};
+use trellect_core::{Codebook, HADAMARD, NumericClass, TILE};
 
 use super::codebook::{CodebookMath, apply_step, weight_f32, weight_i16, with_codebook};
+use super::panel::{Panel, Segment, panel_scratch_bytes};
+use super::rotate::{quantise_f32, quantise_integer, rotate, store_tile, swiglu, unrotate};
 use super::{
-    BLOCK_LANES, BLOCK_TILES, BlockMut, Column, GROUPS, GUARD, Micro, Outputs, RowRef, TILE_LANES,
-    pack_exact, pack_half, reduce_lanes, sum_groups, swiglu, tile_bytes, unrotate, width,
+    Column, GROUP_WEIGHTS, GROUPS, GUARD, Micro, Outputs, ROW_OF_LANE, RowMut, RowRef, RowsRef,
+    TILE_WEIGHTS, width,
 };
+use crate::buffer::Arena;
 
-/// Class `half` in portable code.
+/// How activations are held as integers.
+pub(crate) trait Activations: Copy + Send + Sync + 'static {
+    const CLASS: NumericClass;
+    /// Largest magnitude. A register lane adds two products a tile over a segment, with weights of
+    /// at most 4094: below 2³¹.
+    const LARGEST: f32;
+    const SEGMENT_TILES: usize;
+}
+
+/// 14-bit activations, one scale for 512 rows.
 #[derive(Clone, Copy)]
-pub(crate) struct GenericHalf;
+pub(crate) struct HalfActivations;
+
+/// 8-bit activations, one scale for 128 rows.
+#[derive(Clone, Copy)]
+pub(crate) struct Int8Activations;
+
+impl Activations for HalfActivations {
+    const CLASS: NumericClass = NumericClass::Half;
+    const LARGEST: f32 = 8191.0;
+    const SEGMENT_TILES: usize = 32;
+}
+
+impl Activations for Int8Activations {
+    const CLASS: NumericClass = NumericClass::Int8;
+    const LARGEST: f32 = 127.0;
+    const SEGMENT_TILES: usize = HADAMARD / TILE;
+}
+
+/// Integer activations in portable code.
+#[derive(Clone, Copy)]
+pub(crate) struct GenericInteger<A>(pub(crate) PhantomData<A>);
 
 /// Class `exact` in portable code.
 #[derive(Clone, Copy)]
 pub(crate) struct GenericExact;
 
-/// The 32 states of group `g` of the tile at `start`.
+/// Tiles of a panel of 16 KB.
+pub(crate) const EXACT_SEGMENT_TILES: usize = 16;
+
+/// Sums of a row over a column: eight pair sums of each of the 16 channels, group by group.
+pub(crate) const PAIR_SUMS: usize = GROUPS * TILE;
+
+/// Sums of a row over a column: one for every row of a tile and every channel.
+pub(crate) const ROW_SUMS: usize = TILE_WEIGHTS;
+
+/// The 32 states of group `g` of the tile at `start`, in lane order.
 #[inline(always)]
-pub(crate) fn group_states<const K: u8>(
-    block: &[u8],
-    start: usize,
-    g: usize,
-    bits: u8,
-) -> [u16; 32] {
+fn group_states<const K: u8>(guarded: &[u8], start: usize, g: usize, bits: u8) -> [u16; 32] {
     let k = width::<K>(bits);
     let word = |index: usize| {
         let at = start + 4 * index;
-        u32::from_le_bytes([block[at], block[at + 1], block[at + 2], block[at + 3]])
+        u32::from_le_bytes([guarded[at], guarded[at + 1], guarded[at + 2], guarded[at + 3]])
     };
     // The word before the group, which for the first group is the tile's last, then its K words.
     let mut words = [0u32; 9];
@@ -37,8 +75,9 @@ pub(crate) fn group_states<const K: u8>(
     for i in 0..k {
         words[i + 1] = word(g * k + i);
     }
-    std::array::from_fn(|t| {
-        let end = 32 + (t + 1) * k;
+    std::array::from_fn(|lane| {
+        let position = 8 * (lane % TILE / 4) + 4 * (lane / TILE) + lane % 4;
+        let end = 32 + (position + 1) * k;
         let high = u64::from(words[(end - 16) >> 5]) << 32;
         let low = u64::from(words[(end - 1) >> 5]);
         ((high | low) >> (end.wrapping_neg() & 31)) as u16
@@ -46,25 +85,28 @@ pub(crate) fn group_states<const K: u8>(
 }
 
 #[inline(always)]
-fn multiply_half(sums: &mut [i32; 16], weights: &[i16; TILE_LANES], x: &[i16]) {
-    let x: &[i16; TILE_LANES] = x.try_into().expect("a tile's lanes");
-    for lane in 0..16 {
-        sums[lane] += i32::from(weights[2 * lane]) * i32::from(x[2 * lane])
-            + i32::from(weights[2 * lane + 1]) * i32::from(x[2 * lane + 1]);
+fn multiply_integer(sums: &mut [i32; TILE], weights: &[i16; GROUP_WEIGHTS], x: &[i16; TILE]) {
+    for lane in 0..TILE {
+        let at = 2 * (lane % 8);
+        sums[lane] += i32::from(weights[2 * lane]) * i32::from(x[at])
+            + i32::from(weights[2 * lane + 1]) * i32::from(x[at + 1]);
     }
 }
 
 #[inline(always)]
-fn multiply_exact(sums: &mut [f32; 16], weights: &[f32; TILE_LANES], x: &[f32]) {
-    let x: &[f32; TILE_LANES] = x.try_into().expect("a tile's lanes");
-    for lane in 0..16 {
-        sums[lane] += weights[lane] * x[lane] + weights[lane + 16] * x[lane + 16];
+fn multiply_exact(
+    sums: &mut [f32; GROUP_WEIGHTS],
+    weights: &[f32; GROUP_WEIGHTS],
+    x: &[f32; TILE],
+) {
+    for lane in 0..GROUP_WEIGHTS {
+        sums[lane] += weights[lane] * x[lane % TILE];
     }
 }
 
 #[inline(always)]
-fn weights_half<C: CodebookMath>(states: &[u16; 32]) -> [i16; TILE_LANES] {
-    std::array::from_fn(|t| weight_i16::<C>(states[t]))
+fn weights_integer<C: CodebookMath>(states: &[u16; 32]) -> [i16; GROUP_WEIGHTS] {
+    std::array::from_fn(|lane| weight_i16::<C>(states[lane]))
 }
 
 /// Every state's float16 value as f32.
@@ -77,42 +119,81 @@ fn exact_table(codebook: Codebook) -> &'static [f32] {
     &TABLES[codebook as usize]
 }
 
-/// Weights of a group in the class's lane order: even stream positions, then odd ones.
 #[inline(always)]
-fn weights_exact(table: &[f32], states: &[u16; 32]) -> [f32; TILE_LANES] {
-    std::array::from_fn(|lane| table[usize::from(states[2 * (lane % 16) + lane / 16])])
+fn weights_exact(table: &[f32], states: &[u16; 32]) -> [f32; GROUP_WEIGHTS] {
+    std::array::from_fn(|lane| table[usize::from(states[lane])])
 }
 
-/// The lanes of tile `tile` of block `block` in a row.
+/// Decodes `tiles` into `panel`, group by group.
 #[inline(always)]
-fn tile_lanes<L>(row: &[L], block: usize, tile: usize) -> &[L] {
-    &row[block * BLOCK_LANES + tile * TILE_LANES..][..TILE_LANES]
-}
-
-fn dot_half<C: CodebookMath, const K: u8, const R: usize>(
+fn unpack<L: Copy, const K: u8>(
     column: Column<'_>,
-    rows: &[RowRef<'_, i16>; R],
-) -> [super::LaneSums; R] {
-    sum_groups(column.blocks(), rows, |block, g| {
-        let bytes = column.block::<K>(block);
-        let mut sums = [[0i32; 16]; R];
-        for tile in 0..BLOCK_TILES {
-            let start = GUARD + tile * tile_bytes::<K>(column.bits);
-            let weights = weights_half::<C>(&group_states::<K>(bytes, start, g, column.bits));
-            for (sums, row) in sums.iter_mut().zip(rows) {
-                multiply_half(sums, &weights, tile_lanes(row.lanes, block, tile));
-            }
+    tiles: Range<usize>,
+    panel: &mut [L],
+    weights: impl Fn(&[u16; 32]) -> [L; GROUP_WEIGHTS],
+) {
+    for (tile, out) in tiles.zip(panel.as_chunks_mut::<TILE_WEIGHTS>().0) {
+        let start = GUARD + tile * column.tile_bytes::<K>();
+        for (g, out) in out.as_chunks_mut::<GROUP_WEIGHTS>().0.iter_mut().enumerate() {
+            *out = weights(&group_states::<K>(column.guarded, start, g, column.bits));
         }
-        sums.map(|lanes| lanes.map(|sum| sum as f32))
-    })
+    }
 }
 
-impl Micro for GenericHalf {
-    type Lane = i16;
-    const CLASS: NumericClass = NumericClass::Half;
+/// `totals += scale · sums`.
+#[inline(always)]
+fn add_scaled(totals: &mut [f32; PAIR_SUMS], sums: &[[i32; TILE]; GROUPS], scale: f32) {
+    for (total, &sum) in totals.iter_mut().zip(sums.as_flattened()) {
+        *total += scale * sum as f32;
+    }
+}
 
-    fn pack(self, x: &[f32; HADAMARD], suh: &[f32], out: BlockMut<'_, i16>) {
-        pack_half(x, suh, out);
+/// A row's outputs from its pair sums over integer weights.
+#[inline(always)]
+pub(crate) fn finish_integer<L>(
+    codebook: Codebook,
+    row: RowRef<'_, L>,
+    totals: &[f32; PAIR_SUMS],
+) -> Outputs {
+    let mut out = sum_pairs(totals);
+    apply_step(codebook, &mut out, row.sum);
+    out
+}
+
+/// Every channel's pair sums, added up.
+#[inline(always)]
+pub(crate) fn sum_pairs(totals: &[f32; PAIR_SUMS]) -> Outputs {
+    let mut out = [0.0; TILE];
+    for (g, lanes) in totals.as_chunks::<TILE>().0.iter().enumerate() {
+        out[g] = lanes[..8].iter().sum();
+        out[g + 8] = lanes[8..].iter().sum();
+    }
+    out
+}
+
+/// A row's outputs from the sums of every row of a tile.
+#[inline(always)]
+pub(crate) fn finish_exact(totals: &[f32; ROW_SUMS]) -> Outputs {
+    let mut out = [0.0; TILE];
+    for (g, lanes) in totals.as_chunks::<GROUP_WEIGHTS>().0.iter().enumerate() {
+        out[g] = lanes[..TILE].iter().sum();
+        out[g + 8] = lanes[TILE..].iter().sum();
+    }
+    out
+}
+
+impl<A: Activations> Micro for GenericInteger<A> {
+    type Lane = i16;
+    const CLASS: NumericClass = A::CLASS;
+    const LANES: usize = 1;
+    const SEGMENT_TILES: usize = A::SEGMENT_TILES;
+
+    fn rotate(self, x: &mut [f32; HADAMARD], suh: &[f32]) {
+        rotate(x, suh);
+    }
+
+    fn quantise(self, rotated: &[f32], out: RowMut<'_, i16>) {
+        quantise_integer(rotated, A::SEGMENT_TILES, A::LARGEST, out, store_tile);
     }
 
     fn unrotate(self, raw: &mut [f32; HADAMARD], svh: &[f32], bias: Option<&[f32]>) {
@@ -123,46 +204,53 @@ impl Micro for GenericHalf {
         swiglu(gate, up);
     }
 
-    fn dot<const K: u8, const R: usize>(
+    fn scratch_bytes(rows: usize, _k_tiles: usize) -> usize {
+        panel_scratch_bytes::<i16, PAIR_SUMS>(rows, A::SEGMENT_TILES)
+    }
+
+    fn product<const K: u8>(
         self,
         column: Column<'_>,
-        rows: [RowRef<'_, i16>; R],
-    ) -> [Outputs; R] {
-        let sums = with_codebook!(column.codebook, C => dot_half::<C, K, R>(column, &rows));
-        finish_half(column.codebook, &sums, &rows)
-    }
-
-    fn unpack(self, column: Column<'_>, panel: &mut [i16]) {
-        with_codebook!(column.codebook, C => unpack(column, panel, weights_half::<C>));
-    }
-
-    fn dot_panel<const R: usize>(
-        self,
-        panel: &[i16],
-        codebook: Codebook,
-        rows: [RowRef<'_, i16>; R],
-    ) -> [Outputs; R] {
-        let blocks = rows[0].scales.len();
-        let sums = sum_groups(blocks, &rows, |block, g| {
-            let mut sums = [[0i32; 16]; R];
-            for tile in 0..BLOCK_TILES {
-                let weights = panel_group(panel, block, tile, g);
-                for (sums, row) in sums.iter_mut().zip(&rows) {
-                    multiply_half(sums, weights, tile_lanes(row.lanes, block, tile));
+        rows: RowsRef<'_, i16>,
+        scratch: Arena<'_>,
+        out: &mut [f32],
+    ) {
+        let segment_tiles = A::SEGMENT_TILES;
+        Panel { column, rows, segment_tiles, scratch, out }.product::<i16, PAIR_SUMS, 1>(
+            |tiles, panel| {
+                with_codebook!(column.codebook, C => {
+                    unpack::<_, K>(column, tiles, panel, weights_integer::<C>);
+                });
+            },
+            |panel: &[i16], segment: Segment<'_, i16>, totals| {
+                let [(lanes, scale)] = segment.rows::<1>();
+                let mut sums = [[0i32; TILE]; GROUPS];
+                let tiles = panel.as_chunks::<TILE_WEIGHTS>().0;
+                for (weights, x) in tiles.iter().zip(lanes.as_chunks::<TILE>().0) {
+                    let groups = weights.as_chunks::<GROUP_WEIGHTS>().0;
+                    for (sums, weights) in sums.iter_mut().zip(groups) {
+                        multiply_integer(sums, weights, x);
+                    }
                 }
-            }
-            sums.map(|lanes| lanes.map(|sum| sum as f32))
-        });
-        finish_half(codebook, &sums, &rows)
+                add_scaled(&mut totals[0], &sums, scale);
+            },
+            |row, totals| finish_integer(column.codebook, row, totals),
+        );
     }
 }
 
 impl Micro for GenericExact {
     type Lane = f32;
     const CLASS: NumericClass = NumericClass::Exact;
+    const LANES: usize = 1;
+    const SEGMENT_TILES: usize = EXACT_SEGMENT_TILES;
 
-    fn pack(self, x: &[f32; HADAMARD], suh: &[f32], out: BlockMut<'_, f32>) {
-        pack_exact(x, suh, out);
+    fn rotate(self, x: &mut [f32; HADAMARD], suh: &[f32]) {
+        rotate(x, suh);
+    }
+
+    fn quantise(self, rotated: &[f32], out: RowMut<'_, f32>) {
+        quantise_f32(rotated, &ROW_OF_LANE, out);
     }
 
     fn unrotate(self, raw: &mut [f32; HADAMARD], svh: &[f32], bias: Option<&[f32]>) {
@@ -173,84 +261,35 @@ impl Micro for GenericExact {
         swiglu(gate, up);
     }
 
-    fn dot<const K: u8, const R: usize>(
+    fn scratch_bytes(rows: usize, _k_tiles: usize) -> usize {
+        panel_scratch_bytes::<f32, ROW_SUMS>(rows, EXACT_SEGMENT_TILES)
+    }
+
+    fn product<const K: u8>(
         self,
         column: Column<'_>,
-        rows: [RowRef<'_, f32>; R],
-    ) -> [Outputs; R] {
+        rows: RowsRef<'_, f32>,
+        scratch: Arena<'_>,
+        out: &mut [f32],
+    ) {
         let table = exact_table(column.codebook);
-        let sums = sum_groups(column.blocks(), &rows, |block, g| {
-            let bytes = column.block::<K>(block);
-            let mut sums = [[0.0; 16]; R];
-            for tile in 0..BLOCK_TILES {
-                let start = GUARD + tile * tile_bytes::<K>(column.bits);
-                let states = group_states::<K>(bytes, start, g, column.bits);
-                let weights = weights_exact(table, &states);
-                for (sums, row) in sums.iter_mut().zip(&rows) {
-                    multiply_exact(sums, &weights, tile_lanes(row.lanes, block, tile));
+        let segment_tiles = EXACT_SEGMENT_TILES;
+        Panel { column, rows, segment_tiles, scratch, out }.product::<f32, ROW_SUMS, 1>(
+            |tiles, panel| {
+                unpack::<_, K>(column, tiles, panel, |states| weights_exact(table, states));
+            },
+            |panel: &[f32], segment: Segment<'_, f32>, totals| {
+                let [(lanes, _)] = segment.rows::<1>();
+                let totals = totals[0].as_chunks_mut::<GROUP_WEIGHTS>().0;
+                let tiles = panel.as_chunks::<TILE_WEIGHTS>().0;
+                for (weights, x) in tiles.iter().zip(lanes.as_chunks::<TILE>().0) {
+                    let groups = weights.as_chunks::<GROUP_WEIGHTS>().0;
+                    for (sums, weights) in totals.iter_mut().zip(groups) {
+                        multiply_exact(sums, weights, x);
+                    }
                 }
-            }
-            sums
-        });
-        sums.map(|sums| reduce_lanes(&sums))
-    }
-
-    fn unpack(self, column: Column<'_>, panel: &mut [f32]) {
-        let table = exact_table(column.codebook);
-        unpack(column, panel, |states| weights_exact(table, states));
-    }
-
-    fn dot_panel<const R: usize>(
-        self,
-        panel: &[f32],
-        _codebook: Codebook,
-        rows: [RowRef<'_, f32>; R],
-    ) -> [Outputs; R] {
-        let blocks = rows[0].scales.len();
-        let sums = sum_groups(blocks, &rows, |block, g| {
-            let mut sums = [[0.0; 16]; R];
-            for tile in 0..BLOCK_TILES {
-                let weights = panel_group(panel, block, tile, g);
-                for (sums, row) in sums.iter_mut().zip(&rows) {
-                    multiply_exact(sums, weights, tile_lanes(row.lanes, block, tile));
-                }
-            }
-            sums
-        });
-        sums.map(|sums| reduce_lanes(&sums))
-    }
-}
-
-/// Reduces lane sums over 16-bit weights to outputs.
-#[inline(always)]
-pub(crate) fn finish_half<const R: usize>(
-    codebook: Codebook,
-    sums: &[super::LaneSums; R],
-    rows: &[RowRef<'_, i16>; R],
-) -> [Outputs; R] {
-    std::array::from_fn(|r| {
-        let mut out = reduce_lanes(&sums[r]);
-        apply_step(codebook, &mut out, rows[r].sums);
-        out
-    })
-}
-
-/// One group of a decoded panel.
-#[inline(always)]
-fn panel_group<L>(panel: &[L], block: usize, tile: usize, g: usize) -> &[L; TILE_LANES] {
-    let start = ((block * BLOCK_TILES + tile) * GROUPS + g) * TILE_LANES;
-    panel[start..start + TILE_LANES].try_into().expect("a group's lanes")
-}
-
-#[inline(always)]
-fn unpack<L: Copy>(
-    column: Column<'_>,
-    panel: &mut [L],
-    weights: impl Fn(&[u16; 32]) -> [L; TILE_LANES],
-) {
-    for (group, lanes) in panel.chunks_exact_mut(TILE_LANES).enumerate() {
-        let start = GUARD + group / GROUPS * tile_bytes::<0>(column.bits);
-        let states = group_states::<0>(column.guarded, start, group % GROUPS, column.bits);
-        lanes.copy_from_slice(&weights(&states));
+            },
+            |_, totals| finish_exact(totals),
+        );
     }
 }

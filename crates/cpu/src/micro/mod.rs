@@ -3,21 +3,33 @@
 //!
 //! All of them read one layout. A *column* is 16 output channels: its tiles along `k`, each in the
 //! file's own bit order. 32 consecutive stream positions of a tile (a *group*) are two columns, `g`
-//! and `g + 8`, by 16 rows; neighbours in the stream are neighbouring rows of one column, so their
-//! products may share an accumulator lane. See `docs/formats.md` for the tile.
+//! and `g + 8`, by 16 rows, four neighbouring positions at a time. So a decoder puts column `g` into
+//! the lower half of its lanes and column `g + 8` into the upper one, both with their rows in the
+//! order of [`ROW_OF_LANE`]; activations are kept in that order, and one of them serves all 16
+//! columns. See `docs/formats.md` for the tile.
+//!
+//! Activations share a scale over a *segment* of rows, so that integer products add up in a register
+//! over a whole segment.
 
 #![expect(clippy::needless_range_loop, reason = "lanes of several arrays run in step")]
 
+#[cfg(target_arch = "aarch64")]
+pub(crate) mod aarch64;
 pub(crate) mod codebook;
+#[cfg(any(target_arch = "aarch64", target_arch = "x86_64"))]
+mod cut;
 pub(crate) mod generic;
-mod pack;
+mod panel;
+mod rotate;
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod x86;
+
+use std::ops::Range;
 
 use trellect_core::{Codebook, HADAMARD, NumericClass, TILE};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
-pub(crate) use pack::{pack_exact, pack_half, swiglu, unrotate};
+use crate::buffer::Arena;
 
 /// Bytes before and after a column that a micro-kernel may read and ignore.
 pub(crate) const GUARD: usize = 64;
@@ -25,30 +37,61 @@ pub(crate) const GUARD: usize = 64;
 /// Most rows that one decoded weight serves while it is in a register.
 pub(crate) const MR: usize = 4;
 
-/// Activations that one tile takes, in lane order: every row twice, for its two columns.
-pub(crate) const TILE_LANES: usize = 2 * TILE;
-
-/// Activations that one 128-row block takes, in lane order.
-pub(crate) const BLOCK_LANES: usize = 2 * HADAMARD;
-
 /// Groups of 32 stream positions in a tile.
 pub(crate) const GROUPS: usize = 8;
 
-/// Tiles in a 128-row block.
-pub(crate) const BLOCK_TILES: usize = HADAMARD / TILE;
+/// Weights of a group.
+pub(crate) const GROUP_WEIGHTS: usize = 2 * TILE;
 
-/// Sums of a column for one row: a group's 16 accumulator lanes, for every group.
-pub(crate) type LaneSums = [[f32; 16]; GROUPS];
+/// Weights of a tile.
+pub(crate) const TILE_WEIGHTS: usize = TILE * TILE;
+
+/// Row of a tile that a lane holds.
+pub(crate) const ROW_OF_LANE: [usize; TILE] = {
+    let mut rows = [0; TILE];
+    let mut lane = 0;
+    while lane < TILE {
+        rows[lane] = 2 * (lane >> 2) + (lane & 1) + 8 * (lane >> 1 & 1);
+        lane += 1;
+    }
+    rows
+};
+
+/// Even lanes, then odd ones: where the windows of a pair end up in two vectors.
+#[cfg(any(target_arch = "aarch64", target_arch = "x86_64"))]
+pub(crate) const SPLIT_LANES: [usize; TILE] = {
+    let mut lanes = [0; TILE];
+    let mut at = 0;
+    while at < TILE {
+        lanes[at] = 2 * (at % 8) + at / 8;
+        at += 1;
+    }
+    lanes
+};
+
+/// [`ROW_OF_LANE`] of [`SPLIT_LANES`].
+#[cfg(any(target_arch = "aarch64", target_arch = "x86_64"))]
+pub(crate) const SPLIT_ROW_OF_LANE: [usize; TILE] = {
+    let mut rows = [0; TILE];
+    let mut at = 0;
+    while at < TILE {
+        rows[at] = ROW_OF_LANE[SPLIT_LANES[at]];
+        at += 1;
+    }
+    rows
+};
 
 /// 16 outputs of one row.
 pub(crate) type Outputs = [f32; TILE];
 
-/// What activations and decoded panels are made of.
+/// What activations and decoded weights are made of.
 pub(crate) trait Lane:
     Copy + Default + Send + Sync + FromBytes + IntoBytes + Immutable + 'static
 {
 }
+impl Lane for i8 {}
 impl Lane for i16 {}
+impl Lane for i32 {}
 impl Lane for f32 {}
 
 /// The tiles of 16 output channels, along `k`.
@@ -61,16 +104,21 @@ pub(crate) struct Column<'a> {
     pub(crate) codebook: Codebook,
 }
 
-impl<'a> Column<'a> {
-    /// The tiles of 128-row block `block`, guards included.
+impl Column<'_> {
+    /// Bytes of a tile; `K` is the width, or 0 to take `bits`.
     #[inline(always)]
-    pub(crate) fn block<const K: u8>(&self, block: usize) -> &'a [u8] {
-        let bytes = BLOCK_TILES * tile_bytes::<K>(self.bits);
-        &self.guarded[block * bytes..][..bytes + 2 * GUARD]
+    pub(crate) fn tile_bytes<const K: u8>(&self) -> usize {
+        32 * width::<K>(self.bits)
     }
 
-    pub(crate) fn blocks(&self) -> usize {
-        self.k_tiles / BLOCK_TILES
+    /// The tiles in segments of `len`, each with its number.
+    #[inline(always)]
+    pub(crate) fn segments(
+        &self,
+        len: usize,
+    ) -> impl Iterator<Item = (usize, Range<usize>)> + use<> {
+        let tiles = self.k_tiles;
+        (0..tiles.div_ceil(len)).map(move |s| (s, s * len..tiles.min((s + 1) * len)))
     }
 }
 
@@ -80,152 +128,185 @@ pub(crate) const fn width<const K: u8>(bits: u8) -> usize {
     if K == 0 { bits as usize } else { K as usize }
 }
 
-/// Bytes of a tile of width [`width`].
+/// A row's activations of tile `tile`.
 #[inline(always)]
-pub(crate) const fn tile_bytes<const K: u8>(bits: u8) -> usize {
-    32 * width::<K>(bits)
+pub(crate) fn tile_lanes<L>(lanes: &[L], tile: usize) -> &[L; TILE] {
+    lanes[tile * TILE..].first_chunk().expect("a tile's lanes")
 }
 
 /// One token's rotated activations for one linear.
 #[derive(Clone, Copy)]
 pub(crate) struct RowRef<'a, L> {
-    /// [`TILE_LANES`] per tile, in the class's lane order.
+    /// [`Micro::LANES`] per activation, tile by tile in the order of [`ROW_OF_LANE`].
     pub(crate) lanes: &'a [L],
-    /// What one unit of a lane is worth, per 128-row block.
+    /// What one unit of a lane is worth, per segment.
     pub(crate) scales: &'a [f32],
-    /// Sum of the activations as the lanes hold them, per 128-row block.
-    pub(crate) sums: &'a [f32],
+    /// Sum of the activations as the lanes hold them.
+    pub(crate) sum: f32,
 }
 
-/// One 128-row block of a row, to be written.
-pub(crate) struct BlockMut<'a, L> {
-    pub(crate) lanes: &'a mut [L; BLOCK_LANES],
-    pub(crate) scale: &'a mut f32,
+/// A row to be written.
+pub(crate) struct RowMut<'a, L> {
+    pub(crate) lanes: &'a mut [L],
+    pub(crate) scales: &'a mut [f32],
     pub(crate) sum: &'a mut f32,
+}
+
+/// Neighbouring rows, all for one linear.
+#[derive(Clone, Copy)]
+pub(crate) struct RowsRef<'a, L> {
+    pub(crate) rows: usize,
+    /// Lanes of a row.
+    pub(crate) row_lanes: usize,
+    pub(crate) lanes: &'a [L],
+    /// Every row's scales, one per segment, and after them its sum.
+    pub(crate) scales: &'a [f32],
+    /// Lanes from one row to the next.
+    pub(crate) lane_stride: usize,
+    /// Floats from one row's scales to the next row's.
+    pub(crate) scale_stride: usize,
+    pub(crate) segments: usize,
+}
+
+impl<'a, L> RowsRef<'a, L> {
+    pub(crate) fn len(&self) -> usize {
+        self.rows
+    }
+
+    #[inline(always)]
+    pub(crate) fn row(&self, row: usize) -> RowRef<'a, L> {
+        let (scales, sum) = self.scales[row * self.scale_stride..].split_at(self.segments);
+        RowRef {
+            lanes: &self.lanes[row * self.lane_stride..][..self.row_lanes],
+            scales,
+            sum: sum[0],
+        }
+    }
+
+    #[inline(always)]
+    pub(crate) fn rows<const R: usize>(&self, first: usize) -> [RowRef<'a, L>; R] {
+        std::array::from_fn(|r| self.row(first + r))
+    }
 }
 
 /// The arithmetic of one instruction set and class. A value is the proof that it may run here.
 pub(crate) trait Micro: Copy + Send + Sync + 'static {
+    /// What activations are made of.
     type Lane: Lane;
     const CLASS: NumericClass;
+    /// Lanes that one activation takes.
+    const LANES: usize;
+    /// Tiles of a segment: their activations share a scale.
+    const SEGMENT_TILES: usize;
 
-    /// Scales 128 inputs by `suh`, rotates them and lays them out as lanes.
-    fn pack(self, x: &[f32; HADAMARD], suh: &[f32], out: BlockMut<'_, Self::Lane>);
+    /// `x ← H·(x ∘ suh)`, orthonormal.
+    fn rotate(self, x: &mut [f32; HADAMARD], suh: &[f32]);
 
-    /// Rotates 128 raw outputs back, scales them by `svh` and adds `bias`.
+    /// Lays a row of rotated activations out as lanes. A segment that is not finite gets a scale of
+    /// NaN.
+    fn quantise(self, rotated: &[f32], out: RowMut<'_, Self::Lane>);
+
+    /// `raw ← (raw·H) ∘ svh + bias`.
     fn unrotate(self, raw: &mut [f32; HADAMARD], svh: &[f32], bias: Option<&[f32]>);
 
     /// `gate ← silu(gate) ∘ up`.
     fn swiglu(self, gate: &mut [f32; HADAMARD], up: &[f32; HADAMARD]);
 
-    /// `out[r] = rows[r]·Ŵ` for the 16 columns of `column`, decoding every weight once for all `R`
-    /// rows. `K` is the width, or 0 to take `column.bits`.
-    fn dot<const K: u8, const R: usize>(
+    /// Bytes of scratch memory that [`product`](Self::product) needs for up to `rows` rows of
+    /// `k_tiles` tiles.
+    fn scratch_bytes(rows: usize, k_tiles: usize) -> usize;
+
+    /// `out[128·r..][..16] = rows[r]·Ŵ` for the 16 channels of `column` and every row, decoding
+    /// every weight once. `K` is the width, or 0 to take `column.bits`.
+    fn product<const K: u8>(
         self,
         column: Column<'_>,
-        rows: [RowRef<'_, Self::Lane>; R],
-    ) -> [Outputs; R];
-
-    /// Decodes a column into `panel`: 256 lanes per tile.
-    fn unpack(self, column: Column<'_>, panel: &mut [Self::Lane]);
-
-    /// [`dot`](Self::dot) on a decoded panel.
-    fn dot_panel<const R: usize>(
-        self,
-        panel: &[Self::Lane],
-        codebook: Codebook,
-        rows: [RowRef<'_, Self::Lane>; R],
-    ) -> [Outputs; R];
+        rows: RowsRef<'_, Self::Lane>,
+        scratch: Arena<'_>,
+        out: &mut [f32],
+    );
 }
 
-/// [`Micro::dot`] for up to [`MR`] rows, as a value that a driver can hold.
-pub(crate) type Dot<M> = fn(M, Column<'_>, &[RowRef<'_, <M as Micro>::Lane>], &mut [Outputs; MR]);
+/// [`Micro::product`] for one width, as a value that a driver can hold.
+pub(crate) type Product<M> =
+    fn(M, Column<'_>, RowsRef<'_, <M as Micro>::Lane>, Arena<'_>, &mut [f32]);
 
-fn dot_rows<M: Micro, const K: u8>(
-    micro: M,
-    column: Column<'_>,
-    rows: &[RowRef<'_, M::Lane>],
-    out: &mut [Outputs; MR],
-) {
-    match *rows {
-        [a] => out[..1].copy_from_slice(&micro.dot::<K, 1>(column, [a])),
-        [a, b] => out[..2].copy_from_slice(&micro.dot::<K, 2>(column, [a, b])),
-        [a, b, c] => out[..3].copy_from_slice(&micro.dot::<K, 3>(column, [a, b, c])),
-        [a, b, c, d] => *out = micro.dot::<K, 4>(column, [a, b, c, d]),
-        _ => unreachable!("a driver hands over 1 to {MR} rows"),
-    }
+/// The product whose width is read from the column.
+pub(crate) fn any_width_product<M: Micro>() -> Product<M> {
+    M::product::<0>
 }
 
-/// The dot product whose width is read from the column.
-pub(crate) fn any_width_dot<M: Micro>() -> Dot<M> {
-    dot_rows::<M, 0>
-}
-
-/// The dot product whose width is a compile-time constant.
-pub(crate) fn constant_width_dot<M: Micro>(bits: u8) -> Dot<M> {
+/// The product whose width is a compile-time constant.
+pub(crate) fn constant_width_product<M: Micro>(bits: u8) -> Product<M> {
     match bits {
-        1 => dot_rows::<M, 1>,
-        2 => dot_rows::<M, 2>,
-        3 => dot_rows::<M, 3>,
-        4 => dot_rows::<M, 4>,
-        5 => dot_rows::<M, 5>,
-        6 => dot_rows::<M, 6>,
-        7 => dot_rows::<M, 7>,
-        8 => dot_rows::<M, 8>,
+        1 => M::product::<1>,
+        2 => M::product::<2>,
+        3 => M::product::<3>,
+        4 => M::product::<4>,
+        5 => M::product::<5>,
+        6 => M::product::<6>,
+        7 => M::product::<7>,
+        8 => M::product::<8>,
         _ => unreachable!("Bits is 1 to 8"),
     }
 }
 
-/// [`Micro::dot_panel`] for up to [`MR`] rows.
-pub(crate) fn dot_panel_rows<M: Micro>(
-    micro: M,
-    panel: &[M::Lane],
-    codebook: Codebook,
-    rows: &[RowRef<'_, M::Lane>],
-    out: &mut [Outputs; MR],
-) {
-    match *rows {
-        [a] => out[..1].copy_from_slice(&micro.dot_panel(panel, codebook, [a])),
-        [a, b] => out[..2].copy_from_slice(&micro.dot_panel(panel, codebook, [a, b])),
-        [a, b, c] => out[..3].copy_from_slice(&micro.dot_panel(panel, codebook, [a, b, c])),
-        [a, b, c, d] => *out = micro.dot_panel(panel, codebook, [a, b, c, d]),
-        _ => unreachable!("a driver hands over 1 to {MR} rows"),
-    }
-}
+/// Implements [`Micro`] for `$name`, whose first field proves the features of the
+/// functions in `$room`: every method hands over to the function of its name.
+#[cfg(any(target_arch = "aarch64", target_arch = "x86_64"))]
+macro_rules! impl_micro {
+    ($(<$a:ident>)? $name:ident, $lane:ty, $room:ident) => {
+        impl$(<$a: $crate::micro::generic::Activations>)? $crate::micro::Micro for $name$(<$a>)? {
+            type Lane = $lane;
+            const CLASS: trellect_core::NumericClass = $room::class$(::<$a>)?();
+            const LANES: usize = 1;
+            const SEGMENT_TILES: usize = $room::segment_tiles$(::<$a>)?();
 
-/// The loop over blocks and groups that every `dot` shares. `group(block, g)` returns, for every
-/// row, the 16 lane sums of one group over one block; they are scaled and added up in f32.
-#[inline(always)]
-pub(crate) fn sum_groups<L, const R: usize>(
-    blocks: usize,
-    rows: &[RowRef<'_, L>; R],
-    mut group: impl FnMut(usize, usize) -> [[f32; 16]; R],
-) -> [LaneSums; R] {
-    let mut sums = [[[0.0; 16]; GROUPS]; R];
-    for block in 0..blocks {
-        for g in 0..GROUPS {
-            let partial = group(block, g);
-            for r in 0..R {
-                let scale = rows[r].scales[block];
-                for lane in 0..16 {
-                    sums[r][g][lane] += scale * partial[r][lane];
-                }
+            fn rotate(self, x: &mut [f32; trellect_core::HADAMARD], suh: &[f32]) {
+                // SAFETY: `self` holds a token that only detection of these features makes.
+                unsafe { $room::rotate(x, suh) }
+            }
+
+            fn quantise(self, rotated: &[f32], out: $crate::micro::RowMut<'_, $lane>) {
+                // SAFETY: as in `rotate`.
+                unsafe { $room::quantise$(::<$a>)?(rotated, out) }
+            }
+
+            fn unrotate(
+                self,
+                raw: &mut [f32; trellect_core::HADAMARD],
+                svh: &[f32],
+                bias: Option<&[f32]>,
+            ) {
+                // SAFETY: as in `rotate`.
+                unsafe { $room::unrotate(raw, svh, bias) }
+            }
+
+            fn swiglu(
+                self,
+                gate: &mut [f32; trellect_core::HADAMARD],
+                up: &[f32; trellect_core::HADAMARD],
+            ) {
+                // SAFETY: as in `rotate`.
+                unsafe { $room::swiglu(gate, up) }
+            }
+
+            fn scratch_bytes(rows: usize, _k_tiles: usize) -> usize {
+                $room::scratch_bytes$(::<$a>)?(rows)
+            }
+
+            fn product<const K: u8>(
+                self,
+                column: $crate::micro::Column<'_>,
+                rows: $crate::micro::RowsRef<'_, $lane>,
+                scratch: $crate::buffer::Arena<'_>,
+                out: &mut [f32],
+            ) {
+                // SAFETY: as in `rotate`.
+                unsafe { $room::product::<$($a,)? K>(column, rows, scratch, out) }
             }
         }
-    }
-    sums
+    };
 }
-
-/// Adds up a row's lanes to its 16 outputs. Of a group's lanes, those with bit 1 clear belong to
-/// column `g`, the others to column `g + 8`.
-#[inline(always)]
-pub(crate) fn reduce_lanes(sums: &LaneSums) -> Outputs {
-    let mut out = [0.0; TILE];
-    for (g, lanes) in sums.iter().enumerate() {
-        for quad in lanes.chunks_exact(4) {
-            out[g] += quad[0] + quad[1];
-            out[g + 8] += quad[2] + quad[3];
-        }
-    }
-    out
-}
+#[cfg(any(target_arch = "aarch64", target_arch = "x86_64"))]
+use impl_micro;

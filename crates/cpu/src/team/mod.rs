@@ -11,12 +11,16 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, TryLockError};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use gate::{Epoch, Gate};
 
-/// Looks at the gate before an idle worker sleeps: about 50 µs, more than the gap between the
-/// regions of one call and less than a scheduler's time slice.
-const SPINS: u32 = 1_000;
+/// How long an idle worker looks at the gate before it sleeps. Waking a thread takes 50 µs and more,
+/// as much as a call for one token can lose, so it outlasts what a model does between two layers.
+const IDLE_SPIN: Duration = Duration::from_micros(200);
+
+/// Looks at the gate between two at the clock, or, while a region ends, before other threads may run.
+const SPINS: u32 = 100;
 
 /// A fork-join team of `threads − 1` workers and whoever calls it.
 pub(crate) struct Team {
@@ -172,14 +176,17 @@ impl Shared {
     /// Enters the next region, or `None` when the team is dropped.
     fn next_region(&self, last: Epoch) -> Option<Epoch> {
         loop {
-            for _ in 0..SPINS {
-                if let Some(epoch) = self.gate.enter_after(last) {
-                    return Some(epoch);
+            let idle_since = Instant::now();
+            while idle_since.elapsed() < IDLE_SPIN {
+                for _ in 0..SPINS {
+                    if let Some(epoch) = self.gate.enter_after(last) {
+                        return Some(epoch);
+                    }
+                    if self.stop.load(Ordering::Relaxed) {
+                        return None;
+                    }
+                    std::hint::spin_loop();
                 }
-                if self.stop.load(Ordering::Relaxed) {
-                    return None;
-                }
-                std::hint::spin_loop();
             }
             let mut bed = self.bed.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
             self.sleepers.fetch_add(1, Ordering::SeqCst);

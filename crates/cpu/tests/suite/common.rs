@@ -2,7 +2,10 @@
 
 use std::num::NonZeroUsize;
 
-use trellect_core::{Backend, Call, Hidden, KernelSpec, LayerView, PreparedLayer, Queue, Routing};
+use trellect_core::{
+    Backend, Call, Family, Hidden, KernelSpec, LayerView, NumericClass, PreparedLayer, Queue,
+    Routing,
+};
 use trellect_cpu::{CpuBackend, CpuOptions};
 use trellect_testkit::relative_error;
 
@@ -44,6 +47,10 @@ pub(crate) fn check_all(
     let mut checked = 0;
     for spec in layer.specs() {
         if !spec.tokens.contains(routing.num_tokens()) {
+            continue;
+        }
+        // The other families are other plans of the same code, the other classes fill large tables.
+        if cfg!(miri) && (spec.id.family, spec.class) != (Family::Base, NumericClass::Half) {
             continue;
         }
         let other_tuple = |&expert: &u32| {

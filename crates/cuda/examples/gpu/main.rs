@@ -20,6 +20,8 @@ use clap::{Parser, Subcommand};
 use trellect_core::{Backend, BitTuple, Codebook, LayerShape, NumericClass};
 use trellect_cuda::{Arch, CudaBackend, devices, kernel_resources};
 
+use check::CheckArguments;
+
 #[derive(Parser)]
 #[command(about = "Checks and times the CUDA kernels")]
 struct Arguments {
@@ -35,11 +37,7 @@ enum Command {
     /// List the GPUs and what their memory delivers.
     Info,
     /// Compare every kernel with the oracle; exit code 1 when one is wrong.
-    Check {
-        /// Only the cases whose name contains this.
-        #[arg(long, default_value = "")]
-        only: String,
-    },
+    Check(CheckArguments),
     /// Time kernels over shapes, widths and tokens.
     Time(TimeArguments),
     /// Registers, spills and shared memory of every kernel.
@@ -116,8 +114,8 @@ fn main() -> anyhow::Result<ExitCode> {
     let Arguments { device, command } = Arguments::parse();
     match command {
         Command::Info => info(device)?,
-        Command::Check { only } => {
-            if !check::run(&CudaBackend::open(device)?, &only)? {
+        Command::Check(arguments) => {
+            if !check::run(&CudaBackend::open(device)?, &arguments)? {
                 return Ok(ExitCode::FAILURE);
             }
         }

@@ -12,6 +12,8 @@ pub(crate) struct Batch {
     pub(crate) exact: bool,
     /// Whether a fifth launch adds the experts' shares up in a fixed order.
     pub(crate) ordered: bool,
+    /// Whether the two products are launched once for every tuple.
+    pub(crate) by_tuple: bool,
     /// Eights of matrix rows that share a decoded weight.
     pub(crate) row_tiles: usize,
     /// Blocks that shall fit a multiprocessor: the compiler's limit on registers.
@@ -61,17 +63,18 @@ impl Plan for Batch {
             ("ROW_TILES", self.row_tiles as u32),
             ("BLOCKS_PER_SM", self.blocks_per_sm),
             ("ORDERED", self.ordered.into()),
+            ("TUPLES", sizes.num_tuples as u32),
             ("GATE_UP_SLICE", self.gate_up_slice(sizes) as u32),
             ("DOWN_SLICE", self.down_slice(sizes) as u32),
         ]
     }
 
     fn entries(&self) -> Vec<Entry> {
-        let entry = |name, threads| Entry { name, threads, shared_bytes: 0 };
+        let product = |name| Entry { by_tuple: self.by_tuple, ..Entry::new(name) };
         let mut entries =
-            ["route", "gate_up", "swiglu", "down"].map(|name| entry(name, 256)).to_vec();
+            vec![Entry::new("route"), product("gate_up"), Entry::new("swiglu"), product("down")];
         if self.ordered {
-            entries.push(entry("combine", HADAMARD as u32));
+            entries.push(Entry { threads: HADAMARD as u32, ..Entry::new("combine") });
         }
         entries
     }
@@ -107,7 +110,8 @@ impl Plan for Batch {
         ]
         .map(Region::per_pair)
         .into();
-        regions.push(Region { fixed_bytes: size_of::<i32>(), bytes_per_pair: 0 });
+        let fixed_bytes = sizes.num_tuples * size_of::<i32>();
+        regions.push(Region { fixed_bytes, bytes_per_pair: 0 });
         if self.ordered {
             regions.push(Region::per_pair(down_slices * hidden * size_of::<f32>()));
         }
@@ -120,6 +124,10 @@ impl Plan for Batch {
 
     fn max_experts(&self) -> usize {
         MAX_EXPERTS
+    }
+
+    fn is_by_tuple(&self) -> bool {
+        self.by_tuple
     }
 
     fn max_kinds(&self) -> u32 {
@@ -154,16 +162,39 @@ mod tests {
     }
 
     #[test]
+    fn the_products_alone_are_launched_by_tuple() {
+        let plan = Batch {
+            exact: false,
+            ordered: false,
+            by_tuple: true,
+            row_tiles: 1,
+            blocks_per_sm: 3,
+            gate_up_slices: 2,
+            down_slices: 1,
+        };
+        let by_tuple: Vec<_> =
+            plan.entries().iter().filter(|e| e.by_tuple).map(|e| e.name).collect();
+        assert_eq!(by_tuple, ["gate_up", "down"]);
+        let sizes = Sizes { hidden: 256, intermediate: 128, num_experts: 8, num_tuples: 3 };
+        assert!(plan.defines(&sizes).contains(&("TUPLES", 3)));
+        assert_eq!(plan.regions(&sizes)[7].fixed_bytes, 3 * size_of::<i32>());
+        // One expert of a tuple with seven pairs is one tile, with seventeen up to three.
+        let of_tuple = Sizes { num_experts: 1, ..sizes };
+        assert_eq!([7, 17].map(|pairs| plan.grid(1, &of_tuple, pairs, pairs)[2]), [1, 3]);
+    }
+
+    #[test]
     fn there_are_blocks_for_every_tile() {
         let plan = Batch {
             exact: true,
             ordered: true,
+            by_tuple: false,
             row_tiles: 2,
             blocks_per_sm: 1,
             gate_up_slices: 2,
             down_slices: 1,
         };
-        let sizes = Sizes { hidden: 2048, intermediate: 1536, num_experts: 4 };
+        let sizes = Sizes { hidden: 2048, intermediate: 1536, num_experts: 4, num_tuples: 1 };
         assert_eq!(plan.rows(), 8);
         // 17 pairs on four experts are up to five tiles of eight, and fit six.
         assert_eq!(plan.grid(1, &sizes, 17, 17), [12, 2, 6]);

@@ -38,9 +38,8 @@ impl Plan for LargeBatch {
     }
 
     fn entries(&self) -> Vec<Entry> {
-        let entry = |name, shared_bytes| Entry { name, threads: 256, shared_bytes };
-        let shared = self.shared_bytes();
-        vec![entry("route", 0), entry("gate_up", shared), entry("level", 0), entry("down", shared)]
+        let product = |name| Entry { shared_bytes: self.shared_bytes(), ..Entry::new(name) };
+        vec![Entry::new("route"), product("gate_up"), Entry::new("level"), product("down")]
     }
 
     fn grid(&self, entry: usize, sizes: &Sizes, _tokens: usize, pairs: usize) -> [u32; 3] {
@@ -83,8 +82,8 @@ impl Plan for LargeBatch {
         if self.rows < 160 { u32::MAX } else { FEW_KINDS }
     }
 
-    fn only_arch(&self) -> Option<Arch> {
-        Some(Arch::HOPPER)
+    fn refuses(&self, arch: Arch) -> Option<&'static str> {
+        (arch != Arch::HOPPER).then_some("is written for sm_90a alone")
     }
 
     fn is_exact(&self) -> bool {

@@ -22,11 +22,14 @@ pub(crate) struct Sizes {
     /// Padded.
     pub(crate) intermediate: usize,
     pub(crate) num_experts: usize,
+    /// Tuples that are launched one by one; 1 where all are launched together.
+    pub(crate) num_tuples: usize,
 }
 
 impl Sizes {
-    pub(crate) fn of(shape: &LayerShape) -> Self {
+    pub(crate) fn of(shape: &LayerShape, num_tuples: usize) -> Self {
         Self {
+            num_tuples,
             hidden: shape.padded_hidden(),
             intermediate: shape.padded_intermediate(),
             num_experts: shape.num_experts,
@@ -45,7 +48,8 @@ pub(crate) trait Plan: Send + Sync {
     /// Its entry points, in the order in which a call launches them.
     fn entries(&self) -> Vec<Entry>;
 
-    /// The grid of an entry point for `pairs` pairs of `tokens` tokens, at least one.
+    /// The grid of an entry point for `pairs` pairs of `tokens` tokens, at least one. An entry point
+    /// for one tuple is told its experts alone.
     fn grid(&self, entry: usize, sizes: &Sizes, tokens: usize, pairs: usize) -> [u32; 3];
 
     /// The regions of its workspace: the pointers of the kernels' third parameter.
@@ -59,14 +63,19 @@ pub(crate) trait Plan: Send + Sync {
         usize::MAX
     }
 
+    /// Whether it is compiled for every tuple by itself.
+    fn is_by_tuple(&self) -> bool {
+        false
+    }
+
     /// Most pairs of width and codebook, its three projections together: what takes the compiler
     /// minutes is no use.
     fn max_kinds(&self) -> u32 {
         u32::MAX
     }
 
-    /// The only architecture that it is written for, if it is written for one.
-    fn only_arch(&self) -> Option<Arch> {
+    /// Why an architecture cannot run it.
+    fn refuses(&self, _arch: Arch) -> Option<&'static str> {
         None
     }
 
@@ -95,6 +104,15 @@ pub(crate) struct Entry {
     pub(crate) threads: u32,
     /// Dynamic shared memory of a block, in bytes.
     pub(crate) shared_bytes: u32,
+    /// Whether it is launched once for every tuple, as [`Plan::is_by_tuple`] has it compiled.
+    pub(crate) by_tuple: bool,
+}
+
+impl Entry {
+    /// One of 256 threads, without dynamic shared memory, that is launched once.
+    const fn new(name: &'static str) -> Self {
+        Self { name, threads: 256, shared_bytes: 0, by_tuple: false }
+    }
 }
 
 /// Bytes of a part of the workspace.

@@ -29,7 +29,7 @@ impl Plan for SmallBatch {
     }
 
     fn entries(&self) -> Vec<Entry> {
-        ["gate_up", "down"].map(|name| Entry { name, threads: 256, shared_bytes: 0 }).into()
+        ["gate_up", "down"].map(Entry::new).into()
     }
 
     fn grid(&self, entry: usize, sizes: &Sizes, _tokens: usize, pairs: usize) -> [u32; 3] {

@@ -79,6 +79,7 @@ impl Account {
     ) {
         let note = ContextNote {
             context: key.0,
+            unix_s: super::unix_s(),
             bucket: bucket.as_str().into(),
             call: call.to_store(shape),
             // The settlement names the real one.
@@ -132,6 +133,7 @@ impl Account {
                 && note.incumbent != self.names[incumbent]
             {
                 note.incumbent = self.names[incumbent];
+                note.unix_s = super::unix_s();
                 self.unsaved_contexts.insert(*key);
             }
         }

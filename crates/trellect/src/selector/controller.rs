@@ -1,27 +1,29 @@
 //! Everything behind the selector's lock: the groups and what they learn, the memory of the
 //! devices, and the history.
 
-use std::path::PathBuf;
+mod device;
+mod opening;
+mod policy;
+
 use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
 
-use trellect_core::{Backend, BackendKind, KernelSpec, LayerShape, NumericClass, PreparedLayer};
-use trellect_select::adaptive::{
-    AdaptiveConfig, AdaptivePolicy, Arm, Evidence, MachineLimits, MemoryGauge, Mode, Provenance,
-};
+use trellect_core::{Backend, KernelSpec, LayerShape, NumericClass, PreparedLayer};
+use trellect_select::adaptive::{AdaptiveConfig, Mode};
 use trellect_select::hot::{FeedbackProducer, feedback_ring};
 use trellect_select::{ContextKey, Thresholds};
-use trellect_tune::bandwidth::BandwidthProbe;
-use trellect_tune::calibrate::{StoredCalibration, calibrate};
-use trellect_tune::fingerprint::{Fingerprint, compare};
-use trellect_tune::history::{History, HistoryError, Journal, Outcome, Record};
+use trellect_tune::decisions::{DecisionLog, GroupDecisions};
+use trellect_tune::history::History;
 
-use super::SelectorOptions;
+pub(super) use self::opening::chain;
+
+use self::device::Device;
 use super::call::KnownCall;
-use super::group::{Group, MAX_CONTEXTS, SharedMemory};
+use super::group::{Group, MAX_CONTEXTS};
 use super::learner::Learner;
 use super::stats::{HistoryStatus, SelectorStats};
+use super::{Decisions, SelectorOptions};
 
 /// How old a reading of a device's memory may be: reading it costs as much as a small call.
 const MEMORY_READING: Duration = Duration::from_millis(100);
@@ -31,12 +33,6 @@ const SAVE_EVERY: Duration = Duration::from_secs(2);
 const LONGEST_REST: Duration = Duration::from_secs(64);
 /// Outcomes that a dispatcher's ring holds.
 const RING: usize = 4096;
-/// Bytes that are read to learn the memory's bandwidth.
-const BANDWIDTH_BYTES: usize = 32 << 20;
-/// Other environments of the history whose latencies are believed a little.
-const MAX_FOREIGN: usize = 8;
-/// Error of a cost model that nothing was measured for, as a log ratio.
-const UNCALIBRATED_SD: f64 = 0.5;
 
 /// A context that a dispatcher has met and the table does not have.
 pub(super) struct Ask {
@@ -58,24 +54,15 @@ pub(super) struct Newcomer<'a> {
     pub(super) thresholds: &'a Thresholds,
 }
 
-struct Device {
-    environment: String,
-    backend: Arc<dyn Backend>,
-    memory: Arc<SharedMemory>,
-    gauge: MemoryGauge,
-    calibration: StoredCalibration,
-    /// What earlier processes have left of this environment.
-    journal: Journal,
-    /// Latencies of other environments, with why they are doubted.
-    foreign: Vec<(Provenance, Vec<Record>)>,
-}
-
 pub(super) struct Controller {
     config: AdaptiveConfig,
     calibration_budget: Duration,
     started: Instant,
     devices: Vec<Device>,
     learners: Vec<Learner>,
+    decisions: Decisions,
+    /// Groups of the log that is replayed which have not been met.
+    unmet: Vec<GroupDecisions>,
     asks: Receiver<Ask>,
     memory_read: Option<Instant>,
     history: History,
@@ -86,7 +73,11 @@ pub(super) struct Controller {
 
 impl Controller {
     pub(super) fn new(options: &SelectorOptions, asks: Receiver<Ask>) -> Self {
-        let (history, status) = open_history(options.history.clone());
+        let (history, status) = opening::open_history(options.history.clone());
+        let unmet = match &options.decisions {
+            Decisions::Replayed(log) => log.groups.clone(),
+            Decisions::ByPlan | Decisions::Logged => Vec::new(),
+        };
         let started = Instant::now();
         let max_contexts = options.adaptive.max_contexts.min(MAX_CONTEXTS);
         Self {
@@ -95,6 +86,8 @@ impl Controller {
             started,
             devices: Vec::new(),
             learners: Vec::new(),
+            decisions: options.decisions.clone(),
+            unmet,
             asks,
             memory_read: None,
             history,
@@ -151,6 +144,16 @@ impl Controller {
         &self.learners[group]
     }
 
+    /// A group's learner, and the time.
+    pub(super) fn learner_now(&mut self, group: usize) -> (&mut Learner, u64) {
+        let now_ns = self.now_ns();
+        (&mut self.learners[group], now_ns)
+    }
+
+    pub(super) fn take_decisions(&mut self) -> DecisionLog {
+        DecisionLog { groups: self.learners.iter_mut().map(Learner::take_decisions).collect() }
+    }
+
     fn group_of(&mut self, newcomer: Newcomer<'_>) -> usize {
         let device = self.device_of(&newcomer);
         let Device { environment, memory, calibration, journal, foreign, .. } =
@@ -167,96 +170,23 @@ impl Controller {
         let mut tuples = layer.map_or_else(Vec::new, |layer| layer.expert_tuples().to_vec());
         tuples.sort_unstable();
         tuples.dedup();
-        let config = calibrated(&self.config, calibration);
-        let policy = policy(config, &arms, calibration, journal, foreign);
-        let group = Arc::new(Group::new(shape, arms, tuples, Arc::clone(memory)));
+        let config = policy::calibrated(&self.config, calibration);
+        let policy = policy::policy(config, &arms, calibration, journal, foreign);
+        let asks = self.decisions != Decisions::ByPlan;
+        let group = Arc::new(Group::new(shape, arms, tuples, Arc::clone(memory), asks));
         let mut learner =
             Learner::new(group, environment.clone(), numeric, thresholds.clone(), policy);
         let figures = memory.figures();
         learner.observe_memory(figures.total.saturating_sub(figures.available), figures.total);
         journal.contexts.iter().for_each(|note| learner.reopen(note));
         learner.set_mode(self.config.mode);
+        if let Decisions::Replayed(_) = self.decisions {
+            let same = |log: &GroupDecisions| log.shape == shape && log.numeric == numeric;
+            let log = self.unmet.iter().position(same).map(|at| self.unmet.remove(at));
+            learner.replay(log.map(|log| log.decisions));
+        }
         self.learners.push(learner);
         self.learners.len() - 1
-    }
-
-    fn device_of(&mut self, newcomer: &Newcomer<'_>) -> usize {
-        let fingerprint = Fingerprint::of(newcomer.backend.as_ref(), newcomer.numeric);
-        let environment = fingerprint.id();
-        let same = |device: &Device| device.environment == environment;
-        if let Some(known) = self.devices.iter().position(same) {
-            return known;
-        }
-        let calibration = self.calibration(&environment, newcomer);
-        let journal = self.history.journal(&environment);
-        let journal = journal.map_err(|error| self.status.error = Some(error.to_string()));
-        let foreign = self.foreign(&fingerprint, &environment);
-        if self.status.is_writable
-            && let Err(error) = self.history.register(&fingerprint)
-        {
-            self.status.fail(&error);
-        }
-        let mut device = Device {
-            environment,
-            backend: Arc::clone(newcomer.backend),
-            memory: Arc::default(),
-            gauge: MemoryGauge::default(),
-            calibration,
-            journal: journal.unwrap_or_default(),
-            foreign,
-        };
-        device.memory.publish(device.backend.memory(), &mut device.gauge);
-        self.devices.push(device);
-        self.devices.len() - 1
-    }
-
-    /// The history's cost models of an environment, or new ones, which it then keeps.
-    fn calibration(&mut self, environment: &str, newcomer: &Newcomer<'_>) -> StoredCalibration {
-        match self.history.calibration(environment) {
-            Ok(Some(stored)) => return stored,
-            Ok(None) => {}
-            Err(error) => self.status.error = Some(error.to_string()),
-        }
-        let none = StoredCalibration { bytes_per_ns: 0.0, kernels: Vec::new() };
-        // The cost model's terms and the memory's bandwidth are the processor's; a GPU's fixed costs
-        // need another model, and until then its kernels start as the rules say.
-        let fits =
-            newcomer.backend.kind() == BackendKind::Cpu && !self.calibration_budget.is_zero();
-        let Some(layer) = newcomer.layer.filter(|_| fits) else {
-            return none;
-        };
-        let layers = [Arc::clone(layer)];
-        let Ok(found) = calibrate(&layers, newcomer.numeric, self.calibration_budget) else {
-            // A kernel that fails here will fail in a call, too, which says so.
-            return none;
-        };
-        let stored = StoredCalibration::new(&found, host_bytes_per_ns());
-        match self.history.keep_calibration(environment, &stored) {
-            Ok(kept) => kept,
-            Err(error) => {
-                self.status.fail(&error);
-                stored
-            }
-        }
-    }
-
-    /// Latencies of the environments that were used last, this one aside.
-    fn foreign(&mut self, here: &Fingerprint, environment: &str) -> Vec<(Provenance, Vec<Record>)> {
-        let mut others = self.history.environments().unwrap_or_default();
-        others.retain(|other| other.id != environment && other.num_records > 0);
-        others.sort_unstable_by_key(|other| std::cmp::Reverse(other.last_unix_s));
-        let mut foreign = Vec::new();
-        for other in others.into_iter().take(MAX_FOREIGN) {
-            let Some(fingerprint) = other.fingerprint else { continue };
-            let Ok(records) = self.history.load(&other.id) else { continue };
-            let found = compare(&fingerprint, here);
-            let differences = found.differences().iter().map(ToString::to_string);
-            let reason = differences.collect::<Vec<_>>().join("; ");
-            self.status.doubted.push(format!("{} records: {reason}", records.len()));
-            let variance_factor = found.variance_factor();
-            foreign.push((Provenance { variance_factor, reason: reason.into() }, records));
-        }
-        foreign
     }
 
     fn read_memory(&mut self) {
@@ -319,90 +249,5 @@ impl Controller {
             learner.settle(super::unix_s());
         }
         SelectorStats::new(&self.learners, self.status.clone())
-    }
-}
-
-/// Opens the history; in memory where there is no path.
-fn open_history(path: Option<PathBuf>) -> (History, HistoryStatus) {
-    let Some(path) = path else {
-        return (History::in_memory(), HistoryStatus::new(None, "in memory, as asked for", true));
-    };
-    let (history, outcome) = History::open(Some(&path));
-    let (state, is_writable) = match outcome {
-        Outcome::Ready => ("ready".to_owned(), true),
-        Outcome::ReadOnly => ("read-only: nothing is written".to_owned(), false),
-        Outcome::SetAsideDamaged { moved_to, why } => {
-            (format!("a damaged file was moved to {}: {why}", moved_to.display()), true)
-        }
-        Outcome::SetAsideNewer { moved_to, found, known } => {
-            let moved_to = moved_to.display();
-            (format!("a file of schema {found} was moved to {moved_to}; {known} is known"), true)
-        }
-        Outcome::InMemory { why } => (format!("in memory: {}", chain(&why)), true),
-        other => (format!("{other:?}"), true),
-    };
-    (history, HistoryStatus::new(Some(path), &state, is_writable))
-}
-
-/// How fast the host's memory is read.
-fn host_bytes_per_ns() -> f64 {
-    let threads = std::thread::available_parallelism().unwrap_or(std::num::NonZero::<usize>::MIN);
-    let probe = BandwidthProbe::new(BANDWIDTH_BYTES, threads);
-    let best = (0..3).map(|_| probe.measure_gib_per_s()).fold(0.0, f64::max);
-    best * f64::from(1 << 30) / 1e9
-}
-
-/// An error and its causes.
-pub(super) fn chain(error: &HistoryError) -> String {
-    let mut text = error.to_string();
-    let mut cause = std::error::Error::source(error);
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
-    text
-}
-
-/// The configuration for kernels whose models are as exact as `calibration` says: a start other
-/// than the rules' pick must promise more than the models' error.
-fn calibrated(config: &AdaptiveConfig, calibration: &StoredCalibration) -> AdaptiveConfig {
-    let error = calibration.relative_error().unwrap_or(UNCALIBRATED_SD);
-    let prior_sd = error.clamp(config.prior_sd, config.prior_sd.max(UNCALIBRATED_SD));
-    AdaptiveConfig { prior_sd, start_margin: config.start_margin.max(prior_sd), ..config.clone() }
-}
-
-/// A policy that learns, with what was learned before.
-fn policy(
-    config: AdaptiveConfig,
-    arms: &[KernelSpec],
-    calibration: &StoredCalibration,
-    journal: &Journal,
-    foreign: &[(Provenance, Vec<Record>)],
-) -> AdaptivePolicy {
-    let arm = |spec: &KernelSpec| Arm { spec: *spec, cost: calibration.cost(spec.id) };
-    let bytes_per_ns = match calibration.bytes_per_ns {
-        rate if rate.is_finite() && rate > 0.0 => rate,
-        _ => f64::INFINITY,
-    };
-    let limits = MachineLimits { bytes_per_ns, ..MachineLimits::UNKNOWN };
-    let config = AdaptiveConfig { mode: Mode::Learn, ..config };
-    let arms = arms.iter().map(arm).collect();
-    let mut policy = AdaptivePolicy::new(config, arms, limits)
-        .expect("a group has kernels, and only valid models get here");
-    let own = Provenance { variance_factor: 1.0, reason: "same environment".into() };
-    let sources = std::iter::once((&own, &journal.records));
-    for (from, records) in sources.chain(foreign.iter().map(|(from, records)| (from, records))) {
-        let imported = policy.import_evidence(records.iter().map(evidence), from);
-        imported.expect("fingerprints widen by 1 or more");
-    }
-    policy
-}
-
-fn evidence(record: &Record) -> Evidence {
-    Evidence {
-        context: ContextKey(record.context),
-        kernel: record.kernel,
-        class: record.class,
-        latencies: record.statistics.clone(),
     }
 }

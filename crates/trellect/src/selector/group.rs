@@ -24,6 +24,9 @@ pub(crate) struct Group {
     /// Kernels that failed. Whoever sees a failure sets its flag at once; the controller takes it
     /// back when the kernel has recovered.
     failed: Box<[AtomicBool]>,
+    /// Whether every call asks the policy instead of the table: its decisions are logged, or come
+    /// from a log.
+    pub(crate) asks: bool,
     /// Whether contexts that the table does not have are wanted.
     pub(crate) wants_contexts: AtomicBool,
     pub(crate) canary: Canary,
@@ -36,9 +39,11 @@ impl Group {
         arms: Vec<KernelSpec>,
         tuples: Vec<BitTuple>,
         memory: Arc<SharedMemory>,
+        asks: bool,
     ) -> Self {
         Self {
             shape,
+            asks,
             board: PlanBoard::new(trellect_select::hot::PlanTable::new([])),
             trials: Trials::new(MAX_CONTEXTS),
             failed: arms.iter().map(|_| AtomicBool::new(false)).collect(),
@@ -56,6 +61,15 @@ impl Group {
     pub(crate) fn set_failed(&self, kernel: usize, failed: bool) {
         self.failed[kernel].store(failed, Ordering::Relaxed);
     }
+}
+
+/// The work that a kernel did for a call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Work {
+    /// (token, expert) pairs.
+    pub(crate) num_pairs: u32,
+    /// How often it decoded an expert's weights.
+    pub(crate) num_decodes: u32,
 }
 
 /// The latest reading of a device's memory, with the level that it stands for.

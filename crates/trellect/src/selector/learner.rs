@@ -1,27 +1,33 @@
 //! What one group of equal layers learns: the policy, and the bookkeeping between its decisions and
 //! the calls that carry them out.
 //!
-//! A call that went by the plan is told to the policy afterwards, as a decision that has just been
-//! made and answered. Where the policy would rather have launched something else, that becomes a
-//! *trial*: its launches wait in the group for the next calls of the context.
+//! A call that went by the plan is told to the policy afterwards ([`trial`]); one that is logged or
+//! replayed asks it first, and so does an idle sweep ([`asked`]).
+
+mod asked;
+mod proof;
+mod trial;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use trellect_core::{CallFacts, KernelId, NumericClass};
+use trellect_core::{CallFacts, NumericClass};
 use trellect_select::adaptive::{
-    AdaptiveExplanation, AdaptivePolicy, CallFeatures, Choice, ChoiceReason, Conditions, Mode,
-    Outcome, Recorded, Serving, Totals,
+    AdaptiveExplanation, AdaptivePolicy, CallFeatures, Choice, ChoiceReason, Conditions,
+    DecisionRecord, Mode, Outcome, Recorded, Serving, Totals,
 };
 use trellect_select::hot::{self, FeedbackConsumer, OutcomeFlags, Plan, PlanTable};
 use trellect_select::{ContextKey, Thresholds};
-use trellect_tune::history::{ContextNote, SwitchNote};
+use trellect_tune::history::ContextNote;
 
 use super::account::Account;
 use super::call::KnownCall;
-use super::group::Group;
-use super::trials::{self, Legs, Trial};
+use super::group::{Group, Work};
+use super::stats::ReplayStatus;
+use trial::OpenTrial;
+
+pub(super) use asked::Answer;
 
 /// Reports of a context after which only some of its calls report.
 const EARLY_REPORTS: u64 = 256;
@@ -32,14 +38,8 @@ const REPORT_NS: f64 = 4_000.0;
 /// Most calls that one report stands for on account of its cost.
 const MAX_REPORT_EVERY: f64 = 64.0;
 
-/// Reports of a context after which a trial in it is given up: its calls may not run the kernel, or
-/// a report was lost.
-const PATIENCE: u64 = 256;
 /// The plan's kernel where there is none: the rules serve.
 pub(super) const NO_KERNEL: u16 = u16::MAX;
-/// Log ratio that a pair counts as at most, as in the policy's test.
-const MAX_GAIN: f64 = 0.3;
-
 /// A context that has a plan.
 struct Known {
     call: KnownCall,
@@ -50,16 +50,8 @@ struct Known {
     trial: Option<OpenTrial>,
     reports: u64,
     latest_ns: f64,
-}
-
-/// A trial whose launches have not all been answered.
-struct OpenTrial {
-    id: u32,
-    legs: [Option<Choice>; 2],
-    /// Log latency of each leg that was answered, scaled to the context's call.
-    measured: [Option<f64>; 2],
-    /// Reports of the context since it was put up.
-    waited: u64,
+    /// Log latency of the latest leg of every kernel, scaled to the call.
+    legs: BTreeMap<usize, f64>,
 }
 
 /// A group and what it learns.
@@ -77,6 +69,11 @@ pub(super) struct Learner {
     next_trial: u32,
     published_version: u64,
     changed: bool,
+    /// Decisions that wait to be taken, where they are logged.
+    decisions: Vec<DecisionRecord>,
+    lost_decisions: u64,
+    /// How a log that is replayed fits.
+    pub(super) replay: Option<ReplayStatus>,
     pub(super) account: Account,
 }
 
@@ -102,6 +99,9 @@ impl Learner {
             next_trial: 0,
             published_version: u64::MAX,
             changed: true,
+            decisions: Vec::new(),
+            lost_decisions: 0,
+            replay: None,
         }
     }
 
@@ -165,8 +165,8 @@ impl Learner {
         let Some(place) = self.free_place() else { return };
         let bucket = self.thresholds.bucket(call.num_tokens);
         self.account.open(key, bucket, &call, self.group.shape);
-        let (trial, reports, latest_ns) = (None, 0, 0.0);
-        self.known.insert(key, Known { call, default, place, trial, reports, latest_ns });
+        let (trial, reports, latest_ns, legs) = (None, 0, 0.0, BTreeMap::new());
+        self.known.insert(key, Known { call, default, place, trial, reports, latest_ns, legs });
         self.changed = true;
     }
 
@@ -211,7 +211,8 @@ impl Learner {
             self.learn_failure(outcome, kernel, now_ns);
             return;
         }
-        let scaled_ns = self.scaled_ns(outcome, kernel);
+        let work = Work { num_pairs: outcome.num_pairs, num_decodes: outcome.num_decodes };
+        let scaled_ns = self.scaled_ns(key, kernel, work, outcome.nanoseconds);
         let reason = match outcome.ticket {
             Some(_) => self.learn_leg(outcome, scaled_ns, now_ns),
             None if flags.contains(OutcomeFlags::MISS) => ChoiceReason::Default,
@@ -234,162 +235,40 @@ impl Learner {
                 trial.waited += 1;
                 trial.waited
             });
-            if waited > PATIENCE {
+            if waited > trial::PATIENCE {
                 self.abandon_trial(key, now_ns);
             }
         }
         self.learn_call(key, kernel, scaled_ns, now_ns);
     }
 
-    /// What the call would have taken had it been the context's own, going by the cost model.
-    fn scaled_ns(&self, outcome: &hot::Outcome, kernel: usize) -> f64 {
-        let ns = outcome.nanoseconds as f64;
-        let Some(known) = self.known.get(&outcome.context) else { return ns };
+    /// What a call would have taken had it been its context's own, going by the cost model.
+    fn scaled_ns(&self, key: ContextKey, kernel: usize, work: Work, ns: u64) -> f64 {
+        let ns = ns as f64;
+        let Some(known) = self.known.get(&key) else { return ns };
         let arm = &self.policy.arms()[kernel];
         let weights = self.group.shape.weights_per_expert();
-        let (pairs, decodes) = (u64::from(outcome.num_pairs), u64::from(outcome.num_decodes));
+        let (pairs, decodes) = (u64::from(work.num_pairs), u64::from(work.num_decodes));
         let estimate = arm.cost.time_ns(decodes * weights, pairs * weights, pairs).max(1.0);
         let own = arm.estimate_ns(&features(&self.group, self.numeric, &known.call));
         ns * own / estimate
     }
 
-    /// A call that no trial asked for.
-    fn learn_call(&mut self, key: ContextKey, kernel: usize, scaled_ns: f64, now_ns: u64) {
-        let latency = Outcome::LatencyNs(scaled_ns);
-        let decided = match self.known.get(&key) {
-            Some(known) if self.policy.mode() == Mode::Learn => {
-                let features = features(&self.group, self.numeric, &known.call);
-                let (default, may_probe) = (known.default, known.trial.is_none());
-                let conditions = Conditions { default, may_probe };
-                self.policy.choose(&features, &conditions, now_ns).ok()
-            }
-            _ => None,
-        };
-        match decided {
-            Some(choice) if is_trial(choice.reason) => {
-                self.policy.observe(key, kernel, latency, now_ns);
-                self.start_trial(key, choice, now_ns);
-            }
-            Some(choice) if choice.kernel == kernel => {
-                self.policy.record(choice.ticket, latency, now_ns);
-            }
-            other => {
-                if let Some(choice) = other {
-                    self.forget(choice, now_ns);
-                }
-                self.policy.observe(key, kernel, latency, now_ns);
-            }
+    /// Records a leg of a pair. Where that is the one that proves a switch, the proof is noted.
+    fn record_leg(&mut self, key: ContextKey, choice: Choice, scaled_ns: f64, now_ns: u64) {
+        let mut before = None;
+        if let Some(known) = self.known.get_mut(&key) {
+            known.legs.insert(choice.kernel, scaled_ns.ln());
+            let features = features(&self.group, self.numeric, &known.call);
+            before = Some(self.policy.explain(&features));
         }
-    }
-
-    /// Puts up what the policy wants launched next: a kernel that failed before, or both legs of a
-    /// pair, so that they are launched one right after the other.
-    fn start_trial(&mut self, key: ContextKey, first: Choice, now_ns: u64) {
-        let Some(known) = self.known.get_mut(&key) else { return };
-        let index = |choice: Choice| choice.kernel as u16;
-        let (legs, choices) = match first.reason {
-            ChoiceReason::Recovery => (Legs::One(index(first)), [None, Some(first)]),
-            _ => {
-                let features = features(&self.group, self.numeric, &known.call);
-                let conditions = Conditions { default: known.default, may_probe: true };
-                match self.policy.choose(&features, &conditions, now_ns) {
-                    Ok(second) if is_trial(second.reason) => {
-                        (Legs::Two([index(first), index(second)]), [Some(first), Some(second)])
-                    }
-                    other => {
-                        self.forget(first, now_ns);
-                        if let Ok(second) = other {
-                            self.forget(second, now_ns);
-                        }
-                        return;
-                    }
-                }
-            }
-        };
-        let id = self.next_trial;
-        self.next_trial = trials::next_id(id);
-        known.trial = Some(OpenTrial { id, legs: choices, measured: [None; 2], waited: 0 });
-        self.group.trials.put(known.place, Trial { id, legs });
-        self.changed = true;
-    }
-
-    /// A launch that a trial asked for; why it did.
-    fn learn_leg(&mut self, outcome: &hot::Outcome, scaled_ns: f64, now_ns: u64) -> ChoiceReason {
-        let key = outcome.context;
-        let Some((choice, leg)) = self.take_leg(outcome) else { return ChoiceReason::Probe };
-        let evidence = self.evidence(key, choice, leg, scaled_ns);
         let recorded = self.policy.record(choice.ticket, Outcome::LatencyNs(scaled_ns), now_ns);
-        if let Recorded::Switched { from, to } = recorded {
-            let name = |kernel: usize| self.group.arms[kernel].id;
-            self.account.switch(evidence.switch(key, name(from), name(to)));
-            self.changed = true;
-        }
-        if choice.reason == ChoiceReason::Recovery {
-            self.group.set_failed(choice.kernel, false);
-        }
-        self.close_trial(key);
-        choice.reason
-    }
-
-    /// The open leg that an outcome answers, where its trial is still the context's.
-    fn take_leg(&mut self, outcome: &hot::Outcome) -> Option<(Choice, usize)> {
-        let (id, leg) = trials::named_by(outcome.ticket?);
-        let trial = self.known.get_mut(&outcome.context)?.trial.as_mut()?;
-        if trial.id != id {
-            return None;
-        }
-        Some((trial.legs[leg].take()?, leg))
-    }
-
-    /// Ends a context's trial once all its launches have been answered.
-    fn close_trial(&mut self, key: ContextKey) {
-        let Some(known) = self.known.get_mut(&key) else { return };
-        if known.trial.as_ref().is_some_and(|trial| trial.legs.iter().all(Option::is_none)) {
-            known.trial = None;
-            self.changed = true;
-        }
-    }
-
-    fn learn_failure(&mut self, outcome: &hot::Outcome, kernel: usize, now_ns: u64) {
-        let key = outcome.context;
-        match self.take_leg(outcome) {
-            Some((choice, _)) => {
-                self.policy.record(choice.ticket, Outcome::Failed, now_ns);
-            }
-            None => {
-                self.policy.observe(key, kernel, Outcome::Failed, now_ns);
-            }
-        }
-        // The flag went up with the failure; a success that was under way may have lowered it.
-        self.group.set_failed(kernel, true);
-        self.abandon_trial(key, now_ns);
+        let Recorded::Switched { from, to } = recorded else { return };
         self.changed = true;
-    }
-
-    fn abandon_trial(&mut self, key: ContextKey, now_ns: u64) {
-        let Some(known) = self.known.get_mut(&key) else { return };
-        if let Some(trial) = known.trial.take() {
-            self.group.trials.clear(known.place);
-            trial.legs.into_iter().flatten().for_each(|choice| self.forget(choice, now_ns));
-            self.changed = true;
-        }
-    }
-
-    /// What the second leg of a pair will prove, if it does.
-    fn evidence(&mut self, key: ContextKey, choice: Choice, leg: usize, scaled_ns: f64) -> Proof {
-        let Some(known) = self.known.get_mut(&key) else { return Proof::default() };
-        let Some(trial) = known.trial.as_mut() else { return Proof::default() };
-        trial.measured[leg] = Some(scaled_ns.ln());
-        let [Some(first), Some(second)] = trial.measured else { return Proof::default() };
-        let other = if leg == 0 { second } else { first };
-        let own = scaled_ns.ln();
-        let gain = match choice.reason {
-            ChoiceReason::Probe => other - own,
-            _ => own - other,
-        };
-        // The pair's challenger is not the incumbent: the one that has raced in this trial.
-        let explanation = self.policy.explain(&features(&self.group, self.numeric, &known.call));
-        Proof { gain: gain.clamp(-MAX_GAIN, MAX_GAIN), explanation: Some(explanation) }
+        let leg = |kernel| self.known.get(&key).and_then(|known| known.legs.get(&kernel)).copied();
+        let gain = leg(from).zip(leg(to)).map_or(0.0, |(from, to)| from - to);
+        let [from, to] = [from, to].map(|kernel| self.group.arms[kernel].id);
+        self.account.switch(proof::of_switch(key, [from, to], before.as_ref(), gain));
     }
 
     /// Hands back a decision that will not be carried out.
@@ -435,36 +314,6 @@ impl Learner {
         let evidence = self.policy.take_evidence();
         self.account.keep(evidence, now_unix_s);
     }
-}
-
-/// The state of a pair's test before its last leg, and what that leg adds.
-#[derive(Default)]
-struct Proof {
-    gain: f64,
-    explanation: Option<AdaptiveExplanation>,
-}
-
-impl Proof {
-    fn switch(self, key: ContextKey, from: KernelId, to: KernelId) -> SwitchNote {
-        let arm = self.explanation.as_ref().and_then(|explanation| {
-            explanation.considered.iter().find(|considered| considered.kernel == to)
-        });
-        let (pairs, gain) = arm.map_or((0.0, 0.0), |arm| (arm.pairs, arm.gain));
-        let needed = self.explanation.as_ref().and_then(|explanation| explanation.winning_wealth);
-        SwitchNote {
-            context: key.0,
-            unix_s: super::unix_s(),
-            from,
-            to,
-            pairs: pairs + 1.0,
-            gain: (pairs * gain + self.gain) / (pairs + 1.0),
-            log_wealth: needed.unwrap_or(0.0),
-        }
-    }
-}
-
-const fn is_trial(reason: ChoiceReason) -> bool {
-    matches!(reason, ChoiceReason::Probe | ChoiceReason::Control | ChoiceReason::Recovery)
 }
 
 /// How many calls of a context one report stands for: all report while little is known, later as

@@ -6,7 +6,7 @@ use std::sync::mpsc::SyncSender;
 
 use trellect_core::{CallFacts, KernelId};
 use trellect_select::ContextKey;
-use trellect_select::adaptive::{AdaptiveExplanation, ChoiceReason, Cuts};
+use trellect_select::adaptive::{AdaptiveExplanation, Choice, ChoiceReason, Cuts, Sweep};
 use trellect_select::hot::{
     FeedbackProducer, Outcome, OutcomeFlags, Plan, PlanReader, Selected, Ticket,
 };
@@ -14,7 +14,8 @@ use trellect_select::hot::{
 use super::Selector;
 use super::call::KnownCall;
 use super::controller::Ask;
-use super::group::Group;
+use super::group::{Group, Work};
+use super::learner::Answer;
 use crate::Failure;
 use crate::call::CallSketch;
 
@@ -35,6 +36,8 @@ pub(crate) struct Link {
 pub(crate) enum Planned {
     /// Launch this.
     Serve(Pick),
+    /// There are no plans: [ask](Link::decide).
+    Ask,
     /// The context is not in the table.
     Unknown,
     /// The plan has no kernel, or one that has failed or may not serve this call.
@@ -47,15 +50,34 @@ pub(crate) struct Pick {
     /// Index of the kernel.
     pub(crate) kernel: usize,
     pub(crate) reason: ChoiceReason,
-    ticket: Option<Ticket>,
-    /// 0: not reported.
-    weight: u16,
+    told: Told,
+}
+
+/// Who is told what a launch took.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Told {
+    /// Nobody: other calls of the context report.
+    Nobody,
+    /// The controller, through the ring.
+    Ring { ticket: Option<Ticket>, weight: u16 },
+    /// The policy at once, since it was asked.
+    Policy(Choice),
 }
 
 impl Pick {
     /// The rules' pick in place of a plan.
     pub(crate) const fn by_rules(kernel: usize, reason: ChoiceReason) -> Self {
-        Self { kernel, reason, ticket: None, weight: 1 }
+        Self { kernel, reason, told: Told::Ring { ticket: None, weight: 1 } }
+    }
+
+    /// Whether the policy was asked.
+    pub(crate) const fn is_decided(&self) -> bool {
+        matches!(self.told, Told::Policy(_))
+    }
+
+    /// A decision of the policy.
+    const fn decided(choice: Choice) -> Self {
+        Self { kernel: choice.kernel, reason: choice.reason, told: Told::Policy(choice) }
     }
 }
 
@@ -83,6 +105,9 @@ impl Link {
     /// A plan is made for the context, not for the call, and may be stale. So legality is asked
     /// here, of this call's own tuples, tokens and memory, for every kernel that is handed out.
     pub(crate) fn plan(&mut self, context: ContextKey, facts: &CallFacts<'_>) -> Planned {
+        if self.group.asks {
+            return Planned::Ask;
+        }
         let Some(Selected { plan, ticket }) = self.reader.select(context) else {
             return Planned::Unknown;
         };
@@ -100,37 +125,84 @@ impl Link {
                     (false, true) => ChoiceReason::Control,
                     (false, false) => ChoiceReason::Probe,
                 };
-                return Planned::Serve(Pick {
-                    kernel,
-                    reason,
-                    ticket: Some(leg.ticket),
-                    weight: 1,
-                });
+                let told = Told::Ring { ticket: Some(leg.ticket), weight: 1 };
+                return Planned::Serve(Pick { kernel, reason, told });
             }
         }
         let kernel = usize::from(plan.kernel);
         if !is_legal(kernel) || group.has_failed(kernel) {
             return Planned::Unfit;
         }
-        let weight = if ticket.is_some() { plan.report_every } else { 0 };
-        Planned::Serve(Pick { kernel, reason: ChoiceReason::Incumbent, ticket: None, weight })
+        let told = match ticket {
+            Some(_) => Told::Ring { ticket: None, weight: plan.report_every },
+            None => Told::Nobody,
+        };
+        Planned::Serve(Pick { kernel, reason: ChoiceReason::Incumbent, told })
+    }
+
+    /// What the policy decides about a call for which the rules would take `default`. Waits for the
+    /// selector. `None`: it says nothing, or a kernel that may not serve this very call.
+    pub(crate) fn decide(
+        &self,
+        context: ContextKey,
+        sketch: &CallSketch,
+        facts: &CallFacts<'_>,
+        default: usize,
+    ) -> Option<Pick> {
+        let call = KnownCall::new(sketch.num_tokens, sketch.loads.clone());
+        let choice = self.selector.decide(self.index, context, call, default)?;
+        self.accept(choice, facts)
+    }
+
+    /// A decision of the policy, where it may be carried out for a call; otherwise it is handed back.
+    pub(crate) fn accept(&self, choice: Choice, facts: &CallFacts<'_>) -> Option<Pick> {
+        let is_fit =
+            choice.reason == ChoiceReason::Recovery || !self.group.has_failed(choice.kernel);
+        if is_fit && self.group.arms[choice.kernel].legal(facts).is_ok() {
+            return Some(Pick::decided(choice));
+        }
+        self.refuse(choice);
+        None
+    }
+
+    /// Hands back a decision that is not carried out.
+    pub(crate) fn refuse(&self, choice: Choice) {
+        self.selector.refuse(self.index, choice);
+    }
+
+    /// The next round of an idle sweep over calls of these contexts.
+    pub(crate) fn sweep(&self, recent: &[ContextKey]) -> Option<Sweep> {
+        self.selector.sweep(self.index, recent)
+    }
+
+    /// The work of a kernel in a call, where somebody wants to know.
+    pub(crate) fn work(&self, sketch: &CallSketch, pick: Pick) -> Work {
+        if pick.told == Told::Nobody {
+            return Work { num_pairs: 0, num_decodes: 0 };
+        }
+        Work {
+            // A routing has at most `Routing::MAX_PAIRS` pairs, which fit.
+            num_pairs: sketch.num_pairs as u32,
+            num_decodes: sketch.decodes(self.group.arms[pick.kernel].rows_per_decode),
+        }
     }
 
     /// Reports a launch that took `nanoseconds`.
-    pub(crate) fn report(
-        &mut self,
-        context: ContextKey,
-        sketch: &CallSketch,
-        pick: Pick,
-        nanoseconds: u64,
-    ) {
+    pub(crate) fn report(&mut self, context: ContextKey, pick: Pick, work: Work, nanoseconds: u64) {
         let flags = match pick.reason {
             ChoiceReason::Default => OutcomeFlags::MISS,
             ChoiceReason::Fallback => OutcomeFlags::FALLBACK,
             _ => OutcomeFlags::NONE,
         };
-        if pick.weight > 0 {
-            self.push(context, sketch, pick, flags, nanoseconds);
+        match pick.told {
+            Told::Nobody => {}
+            Told::Ring { ticket, weight } => {
+                self.push(context, pick.kernel, (ticket, weight), flags, work, nanoseconds);
+            }
+            Told::Policy(choice) => {
+                let outcome = Ok(nanoseconds);
+                self.selector.answer(self.index, &Answer { context, choice, work, outcome });
+            }
         }
     }
 
@@ -139,8 +211,8 @@ impl Link {
     pub(crate) fn report_failure(
         &mut self,
         context: ContextKey,
-        sketch: &CallSketch,
         pick: Pick,
+        work: Work,
         failure: &Failure,
     ) {
         let flags = match failure {
@@ -148,27 +220,35 @@ impl Link {
             Failure::Wrong(_) => OutcomeFlags::WRONG,
         };
         self.group.set_failed(pick.kernel, true);
-        self.push(context, sketch, pick, flags, 0);
+        match pick.told {
+            Told::Nobody => self.push(context, pick.kernel, (None, 1), flags, work, 0),
+            Told::Ring { ticket, weight } => {
+                self.push(context, pick.kernel, (ticket, weight), flags, work, 0);
+            }
+            Told::Policy(choice) => {
+                let outcome = Err(flags);
+                self.selector.answer(self.index, &Answer { context, choice, work, outcome });
+            }
+        }
     }
 
     fn push(
         &mut self,
         context: ContextKey,
-        sketch: &CallSketch,
-        pick: Pick,
+        kernel: usize,
+        (ticket, weight): (Option<Ticket>, u16),
         flags: OutcomeFlags,
+        work: Work,
         nanoseconds: u64,
     ) {
-        let Pick { kernel, ticket, weight, .. } = pick;
-        let rows_per_decode = self.group.arms[kernel].rows_per_decode;
+        let Work { num_pairs, num_decodes } = work;
         self.feedback.push(Outcome {
             context,
             plan: Plan { kernel: kernel as u16, launch: 0, epoch: 0, report_every: weight },
             ticket,
             flags,
-            // A routing has at most `Routing::MAX_PAIRS` pairs, which fit.
-            num_pairs: sketch.num_pairs as u32,
-            num_decodes: sketch.decodes(rows_per_decode),
+            num_pairs,
+            num_decodes,
             nanoseconds,
         });
     }
@@ -176,7 +256,7 @@ impl Link {
     /// Asks for a plan of a context that the table does not have. Drops the question where too many
     /// wait: the next call of the context asks again.
     pub(crate) fn ask(&self, context: ContextKey, sketch: &CallSketch, default: usize) {
-        if self.group.wants_contexts.load(Ordering::Relaxed) {
+        if self.group.wants_contexts.load(Ordering::Relaxed) && self.selector.is_own() {
             let call = KnownCall::new(sketch.num_tokens, sketch.loads.clone());
             if self.asks.try_send(Ask { group: self.index, context, call, default }).is_ok() {
                 self.selector.wake();

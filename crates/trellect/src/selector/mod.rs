@@ -23,16 +23,21 @@ use std::thread::{self, JoinHandle, Thread};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use trellect_core::{Backend, KernelSpec, LayerShape, NumericClass, PreparedLayer};
-use trellect_select::Thresholds;
-use trellect_select::adaptive::{AdaptiveConfig, AdaptiveExplanation, ExpertLoad, Mode};
+use trellect_select::adaptive::{
+    AdaptiveConfig, AdaptiveExplanation, Choice, ExpertLoad, Mode, Sweep,
+};
+use trellect_select::{ContextKey, Thresholds};
 use trellect_tune::calibrate::DEFAULT_BUDGET;
+use trellect_tune::decisions::DecisionLog;
 
+pub(crate) use self::group::Work;
 pub(crate) use self::link::{Link, Pick, Planned};
 pub use self::observe::is_exploration;
-pub use self::stats::{HistoryStatus, SelectorStats};
+pub use self::stats::{HistoryStatus, ReplayStatus, SelectorStats};
 
 use self::call::KnownCall;
 use self::controller::{Ask, Controller, Newcomer};
+use self::learner::{Answer, Learner};
 
 /// The names of the metrics that a selector keeps.
 pub mod metric_names {
@@ -61,6 +66,28 @@ pub struct SelectorOptions {
     /// Whether a thread of its own learns; otherwise nothing is learned but in
     /// [`step`](Selector::step) and [`flush`](Selector::flush).
     pub background: bool,
+    /// Whether decisions are logged, or come from a log.
+    pub decisions: Decisions,
+}
+
+/// Where the decisions about calls come from and go to.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub enum Decisions {
+    /// Calls go by the plans of the policy, and wait for nothing.
+    #[default]
+    ByPlan,
+    /// Every call asks the policy and waits for its answer, also while the selector learns from others
+    /// or writes to the history. What it decides is logged, with the
+    /// probability that it would decide so, until it is [taken](Selector::take_decisions).
+    Logged,
+    /// Every call is served what the log says of it, as long as the calls are those that were
+    /// logged: equal layers are met in the same order, and their calls come in the same order.
+    ///
+    /// Where the log has no decision for a call, or one for a kernel that does not exist here or may
+    /// not serve, the rules serve it, and [`SelectorStats::replay`] says why. Beyond the end of the
+    /// log contexts go on as they were last, or by the rules where all that they had was trials.
+    /// Nothing is learned.
+    Replayed(Arc<DecisionLog>),
 }
 
 impl Default for SelectorOptions {
@@ -71,6 +98,7 @@ impl Default for SelectorOptions {
             history: None,
             calibration_budget: DEFAULT_BUDGET,
             background: true,
+            decisions: Decisions::ByPlan,
         }
     }
 }
@@ -78,7 +106,7 @@ impl Default for SelectorOptions {
 /// Learns which kernels are fastest, and shares it among all dispatchers that are given a clone of
 /// it: layers of equal shape and kernels learn from each other's calls.
 ///
-/// Calls never wait for it. When the last clone and the last dispatcher are gone, what was learned
+/// Calls wait for it only where they are [logged or replayed](Decisions). When the last clone and the last dispatcher are gone, what was learned
 /// is written to the history and the thread ends. In a child of `fork` it neither learns nor writes;
 /// dispatchers go on with the plans that they have.
 #[derive(Clone)]
@@ -119,14 +147,14 @@ impl Selector {
     /// Learns from what has been reported so far and shows the new plans. Writes to the history
     /// when that is due, every two seconds.
     pub fn step(&self) {
-        if self.core.is_own() {
+        if self.is_own() {
             self.core.shared.lock().round();
         }
     }
 
     /// As [`step`](Self::step), and writes to the history now.
     pub fn flush(&self) {
-        if self.core.is_own() {
+        if self.is_own() {
             let mut controller = self.core.shared.lock();
             controller.round();
             controller.save();
@@ -135,15 +163,24 @@ impl Selector {
 
     /// Changes what is done with measurements.
     pub fn set_mode(&self, mode: Mode) {
-        if self.core.is_own() {
+        if self.is_own() {
             self.core.shared.lock().set_mode(mode);
+        }
+    }
+
+    /// Takes the decisions that have been logged and answered since the last time, where they are
+    /// [logged](Decisions::Logged). The logs of a run, one after the other, are its log.
+    pub fn take_decisions(&self) -> DecisionLog {
+        match self.is_own() {
+            true => self.core.shared.lock().take_decisions(),
+            false => DecisionLog::default(),
         }
     }
 
     /// What has been done and learned since this selector was made, as far as it has been learned
     /// from; empty in a child of `fork`.
     pub fn stats(&self) -> SelectorStats {
-        match self.core.is_own() {
+        match self.is_own() {
             true => self.core.shared.lock().stats(),
             false => SelectorStats::default(),
         }
@@ -174,6 +211,41 @@ impl Selector {
         self.core.shared.lock().learner(group).explain(call)
     }
 
+    fn decide(
+        &self,
+        group: usize,
+        context: ContextKey,
+        call: KnownCall,
+        default: usize,
+    ) -> Option<Choice> {
+        self.with(group, |learner, now_ns| learner.decide(context, call, default, now_ns))?
+    }
+
+    fn answer(&self, group: usize, answer: &Answer) {
+        self.with(group, |learner, now_ns| learner.answer(answer, now_ns));
+    }
+
+    fn refuse(&self, group: usize, choice: Choice) {
+        self.with(group, |learner, now_ns| learner.refuse(choice, now_ns));
+    }
+
+    fn sweep(&self, group: usize, recent: &[ContextKey]) -> Option<Sweep> {
+        self.with(group, |learner, now_ns| {
+            learner.publish();
+            learner.sweep(recent, now_ns)
+        })?
+    }
+
+    /// Does something with a group's learner, and waits for it; not in a child of `fork`.
+    fn with<T>(&self, group: usize, act: impl FnOnce(&mut Learner, u64) -> T) -> Option<T> {
+        if !self.is_own() {
+            return None;
+        }
+        let mut controller = self.core.shared.lock();
+        let (learner, now_ns) = controller.learner_now(group);
+        Some(act(learner, now_ns))
+    }
+
     /// Joins a dispatcher to the group of its layer. Takes as long as a calibration where the device
     /// has none yet.
     pub(crate) fn attach(
@@ -188,6 +260,11 @@ impl Selector {
         let newcomer = Newcomer { backend, shape, numeric, arms, layer: Some(layer), thresholds };
         let (index, group, feedback) = self.core.shared.lock().attach(newcomer);
         Link::new(self.clone(), index, group, feedback, self.core.asks.clone())
+    }
+
+    /// Whether this is the process that the selector was made in.
+    fn is_own(&self) -> bool {
+        self.core.is_own()
     }
 
     /// Tells the thread that there is something to do.

@@ -22,10 +22,25 @@ pub struct SelectorStats {
     pub probes: u64,
     /// Restarts of a context's race after a shift.
     pub alarms: u64,
+    /// Rounds of idle sweeps.
+    pub sweeps: u64,
+    /// How the log fits that is replayed; `None` where none is.
+    pub replay: Option<ReplayStatus>,
     /// Reports that were lost because the controller did not keep up.
     pub dropped: u64,
     /// What became of the history.
     pub history: HistoryStatus,
+}
+
+/// How a log that is replayed fits the calls.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ReplayStatus {
+    /// Calls that were served as the log says. Beyond its end contexts go on as they were last.
+    pub served: u64,
+    /// Calls for which the log has no decision that could be served; the rules served them.
+    pub mismatched: u64,
+    /// Why, for the first of them, or why no call can fit.
+    pub first_mismatch: Option<String>,
 }
 
 /// What became of the history.
@@ -70,6 +85,8 @@ impl SelectorStats {
             switches: accounts().flat_map(|account| account.switches().to_vec()).collect(),
             failures: accounts().flat_map(|account| account.failures()).collect(),
             alarms: learners.iter().map(|learner| learner.totals().alarms).sum(),
+            sweeps: learners.iter().map(|learner| learner.totals().sweeps).sum(),
+            replay: learners.iter().filter_map(|learner| learner.replay.as_ref()).fold(None, join),
             dropped: learners.iter().map(Learner::dropped).sum(),
             history,
         }
@@ -97,4 +114,13 @@ impl SelectorStats {
         let lost: u64 = counted.map(|selection| selection.lost_ns).sum();
         if total == 0 { 0.0 } else { lost as f64 / total as f64 }
     }
+}
+
+fn join(sum: Option<ReplayStatus>, status: &ReplayStatus) -> Option<ReplayStatus> {
+    let sum = sum.unwrap_or_default();
+    Some(ReplayStatus {
+        served: sum.served + status.served,
+        mismatched: sum.mismatched + status.mismatched,
+        first_mismatch: sum.first_mismatch.or_else(|| status.first_mismatch.clone()),
+    })
 }

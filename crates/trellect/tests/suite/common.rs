@@ -63,12 +63,28 @@ pub(crate) struct Faults {
     pub(crate) wrong: Mutex<Vec<Family>>,
     /// Kernels of these families do not exist.
     pub(crate) absent: Vec<Family>,
+    /// When queues tell the times that they have measured.
+    pub(crate) times: Mutex<Times>,
+}
+
+/// When a queue tells times.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) enum Times {
+    /// With the launch that they are of.
+    #[default]
+    AtOnce,
+    /// Together, the latest first, when so many wait and one more is launched.
+    After(usize),
+    /// With the launch, and once more.
+    Twice,
+    /// Not as long as this is so, nor later.
+    Never,
 }
 
 impl Default for Faults {
     fn default() -> Self {
-        let (failing, wrong) = Default::default();
-        Self { memory: Mutex::new(PLENTY), failing, wrong, absent: Vec::new() }
+        let (failing, wrong, times) = Default::default();
+        Self { memory: Mutex::new(PLENTY), failing, wrong, absent: Vec::new(), times }
     }
 }
 
@@ -91,6 +107,8 @@ struct FaultyLayer {
 
 struct FaultyQueue {
     queue: Box<dyn Queue>,
+    /// Times that were measured and not told.
+    held: Vec<DeviceTime>,
     faults: Arc<Faults>,
 }
 
@@ -143,7 +161,7 @@ impl PreparedLayer for FaultyLayer {
 
     fn queue(self: Arc<Self>) -> Box<dyn Queue> {
         let queue = Arc::clone(&self.layer).queue();
-        Box::new(FaultyQueue { queue, faults: Arc::clone(&self.faults) })
+        Box::new(FaultyQueue { queue, held: Vec::new(), faults: Arc::clone(&self.faults) })
     }
 }
 
@@ -176,6 +194,17 @@ impl Queue for FaultyQueue {
     }
 
     fn harvest(&mut self, sink: &mut dyn FnMut(DeviceTime)) {
-        self.queue.harvest(sink);
+        let held = &mut self.held;
+        self.queue.harvest(&mut |time| held.push(time));
+        match *self.faults.times.lock().unwrap() {
+            Times::AtOnce => held.drain(..).for_each(sink),
+            Times::After(launches) if held.len() <= launches => {}
+            Times::After(_) => held.drain(..held.len() - 1).rev().for_each(sink),
+            Times::Twice => held.drain(..).for_each(|time| {
+                sink(time);
+                sink(time);
+            }),
+            Times::Never => held.clear(),
+        }
     }
 }

@@ -3,5 +3,9 @@
 mod common;
 mod faults;
 mod history;
+mod idle;
+mod late;
 mod learning;
+mod metrics;
+mod replay;
 mod rules;

@@ -10,8 +10,8 @@ use trellect_core::{KernelId, KernelSpec};
 use trellect_select::adaptive::CostCoefficients;
 
 use super::{KernelCost, predict_ns};
-use crate::matrix::median;
 use crate::nnls::{self, Weighted};
+use crate::statistics::median;
 use crate::work::Workload;
 
 /// Variance by which coefficients of one implementation's kernels differ, as a share.

@@ -51,6 +51,19 @@ impl StoredCalibration {
         valid.unwrap_or_else(|| default_cost(kernel))
     }
 
+    /// Names the first number that no calibration finds, with its value and what it should be.
+    pub(crate) fn fault(&self) -> Option<(&'static str, String, &'static str)> {
+        let expected = "a finite number of at least 0";
+        let is_sound = |number: f64| number.is_finite() && number >= 0.0;
+        if !is_sound(self.bytes_per_ns) {
+            return Some(("bytes_per_ns", self.bytes_per_ns.to_string(), expected));
+        }
+        let unsound =
+            |model: &&StoredCost| !model.cost().is_valid() || !is_sound(model.relative_error);
+        let model = self.kernels.iter().find(unsound)?;
+        Some(("kernels", format!("{:?}", model.cost()), expected))
+    }
+
     /// Root mean square of the relative errors of the models that were measured; `None` without any.
     pub fn relative_error(&self) -> Option<f64> {
         let measured = self.kernels.iter().filter(|model| model.probes > 0);

@@ -28,7 +28,8 @@ use trellect_select::{ConfigError, Request, RuleConfig, RulePolicy, SelectError}
 use super::world::best_of;
 use super::{Sight, Trace, Trained, World};
 use crate::calibrate::default_cost;
-use crate::matrix::{Cell, Matrix, MatrixContext, median};
+use crate::matrix::{Cell, Matrix, MatrixContext};
+use crate::statistics::median;
 
 /// Most successive rounds of a block.
 const BLOCK: usize = 5;

@@ -1,5 +1,6 @@
 use super::world::best_of;
 use super::{Event, Policy, World};
+use crate::statistics::quantile;
 
 /// What one policy did in one world. Times are the world's true ones, so that luck with noise is
 /// none of it. Shares and ratios are plain numbers: 0.01 is 1 %.
@@ -275,15 +276,6 @@ fn worst_window(timeline: &[(f64, f64)]) -> f64 {
     worst
 }
 
-/// The `q` quantile, interpolated; NaN for no value.
-fn quantile(mut values: Vec<f64>, q: f64) -> f64 {
-    values.sort_by(f64::total_cmp);
-    let Some(last) = values.len().checked_sub(1) else { return f64::NAN };
-    let at = q * last as f64;
-    let (low, high) = (values[at.floor() as usize], values[at.ceil() as usize]);
-    low + (high - low) * at.fract()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -296,13 +288,6 @@ mod tests {
         assert_eq!(worst_window(&timeline), 2.0);
         assert_eq!(worst_window(&[(3.0, 2.0); 7]), 1.5);
         assert_eq!(worst_window(&[]), f64::NEG_INFINITY);
-    }
-
-    #[test]
-    fn quantiles_are_interpolated() {
-        assert_eq!(quantile(vec![3.0, 1.0, 2.0], 0.5), 2.0);
-        assert!((quantile(vec![0.0, 1.0], 0.95) - 0.95).abs() < 1e-12);
-        assert!(quantile(vec![], 0.5).is_nan());
     }
 
     #[test]

@@ -22,7 +22,8 @@ pub struct Journal {
     pub contexts: Vec<ContextNote>,
     /// How often which kernel served, and why; counts add up.
     pub selections: Vec<SelectionCount>,
-    /// Changes of incumbents, oldest first.
+    /// Changes of incumbents, oldest first. One that is known already with all its fields is not
+    /// added again.
     pub switches: Vec<SwitchNote>,
 }
 
@@ -31,6 +32,8 @@ pub struct Journal {
 pub struct ContextNote {
     /// The context's key.
     pub context: u64,
+    /// When the note was made, in seconds since 1970; 0 in files of earlier schemas.
+    pub unix_s: u64,
     /// The row of the rules' token table that its first call fell into.
     pub bucket: String,
     /// Its first call. Latencies of the context are those of this call: what other calls took is
@@ -153,6 +156,14 @@ pub(super) const SCHEMA_2: &str = "
     CREATE TABLE calibrations (environment TEXT PRIMARY KEY, document TEXT NOT NULL) WITHOUT ROWID;
 ";
 
+/// Statement of the third schema: dates that tell which of two histories' rows stays, and an index by
+/// which a switch that is there already is found.
+pub(super) const SCHEMA_3: &str = "
+    ALTER TABLE contexts ADD COLUMN unix_s INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE calibrations ADD COLUMN unix_s INTEGER NOT NULL DEFAULT 0;
+    CREATE INDEX switches_by_context ON switches (environment, context, unix_s);
+";
+
 /// Tables whose rows belong to an environment.
 pub(super) const TABLES: [&str; 5] =
     ["records", "contexts", "selections", "switches", "calibrations"];
@@ -179,12 +190,12 @@ impl History {
     /// # Errors
     /// [`HistoryError`].
     pub fn journal(&self, environment: &str) -> Result<Journal, HistoryError> {
-        let contexts = "SELECT context, bucket, call, incumbent FROM contexts \
+        let contexts = "SELECT context, bucket, call, incumbent, unix_s FROM contexts \
                         WHERE environment = ?1 ORDER BY context";
         let selections = "SELECT context, kernel, reason, calls, total_ns, lost_ns FROM selections \
                           WHERE environment = ?1 ORDER BY context, calls DESC, kernel, reason";
         let switches = "SELECT context, unix_s, from_kernel, to_kernel, pairs, gain, log_wealth \
-                        FROM switches WHERE environment = ?1 ORDER BY id";
+                        FROM switches WHERE environment = ?1 ORDER BY unix_s, id";
         Ok(Journal {
             records: self.load(environment)?,
             contexts: self.rows(contexts, environment, |row| {
@@ -193,6 +204,7 @@ impl History {
                     bucket: row.get(1)?,
                     call: document(row, 2)?,
                     incumbent: kernel(row, 3)?,
+                    unix_s: unsigned(row, 4)?,
                 })
             })?,
             selections: self.rows(selections, environment, |row| {
@@ -227,13 +239,20 @@ impl History {
         &self,
         environment: &str,
     ) -> Result<Option<StoredCalibration>, HistoryError> {
-        let sql = "SELECT document FROM calibrations WHERE environment = ?1";
-        let found = self.connection.query_row(sql, [environment], |row| document(row, 0));
-        Ok(found.optional()?)
+        Ok(self.dated_calibration(environment)?.map(|(calibration, _)| calibration))
     }
 
-    /// Keeps the cost models of `environment` where it has none, and returns those that it has now:
-    /// evidence is relative to them, so that the first ones stay.
+    pub(super) fn dated_calibration(
+        &self,
+        environment: &str,
+    ) -> Result<Option<(StoredCalibration, u64)>, HistoryError> {
+        let sql = "SELECT document, unix_s FROM calibrations WHERE environment = ?1";
+        let read = |row: &Row<'_>| Ok((document(row, 0)?, unsigned(row, 1)?));
+        Ok(self.connection.query_row(sql, [environment], read).optional()?)
+    }
+
+    /// Keeps the cost models of `environment`, fitted at `unix_s`, where it has none, and returns
+    /// those that it has now: evidence is relative to them, so that the first ones stay.
     ///
     /// # Errors
     /// [`HistoryError`].
@@ -241,11 +260,22 @@ impl History {
         &mut self,
         environment: &str,
         calibration: &StoredCalibration,
+        unix_s: u64,
     ) -> Result<StoredCalibration, HistoryError> {
-        let text = serde_json::to_string(calibration).expect("numbers and names are JSON");
-        let sql = "INSERT OR IGNORE INTO calibrations (environment, document) VALUES (?1, ?2)";
-        self.connection.execute(sql, [environment, &text])?;
+        let sql = "INSERT OR IGNORE INTO calibrations (environment, document, unix_s) \
+                   VALUES (?1, ?2, ?3)";
+        let text = document_of(calibration);
+        self.connection.execute(sql, params![environment, text, signed(unix_s)])?;
         Ok(self.calibration(environment)?.unwrap_or_else(|| calibration.clone()))
+    }
+
+    /// Every environment that anything is kept of, by id.
+    pub(super) fn environment_ids(&self) -> Result<Vec<String>, HistoryError> {
+        let selects = TABLES.map(|table| format!("SELECT environment FROM {table}"));
+        let sql = format!("{} ORDER BY 1", selects.join(" UNION "));
+        let mut statement = self.connection.prepare(&sql)?;
+        let rows = statement.query_map([], |row| row.get(0))?;
+        Ok(rows.collect::<Result<_, _>>()?)
     }
 
     fn rows<T>(
@@ -265,25 +295,29 @@ fn add_contexts(
     environment: &str,
     contexts: &[ContextNote],
 ) -> Result<(), HistoryError> {
-    let mut insert =
-        transaction.prepare("INSERT OR REPLACE INTO contexts VALUES (?, ?, ?, ?, ?)")?;
-    for ContextNote { context, bucket, call, incumbent } in contexts {
+    let mut insert = transaction.prepare(
+        "INSERT OR REPLACE INTO contexts (environment, context, bucket, call, incumbent, unix_s) \
+         VALUES (?, ?, ?, ?, ?, ?)",
+    )?;
+    for ContextNote { context, unix_s, bucket, call, incumbent } in contexts {
         let (context, incumbent) = (context.cast_signed(), incumbent.to_string());
-        let call = serde_json::to_string(call).expect("numbers and names are JSON");
-        insert.execute(params![environment, context, bucket, call, incumbent])?;
+        let (call, unix_s) = (document_of(call), signed(*unix_s));
+        insert.execute(params![environment, context, bucket, call, incumbent, unix_s])?;
     }
     Ok(())
 }
 
-fn add_selections(
+/// SQLite turns a sum that overflows into a float, which is larger than any integer: sums saturate.
+pub(super) fn add_selections(
     transaction: &Transaction<'_>,
     environment: &str,
     selections: &[SelectionCount],
 ) -> Result<(), HistoryError> {
     let mut insert = transaction.prepare(
         "INSERT INTO selections VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET \
-         calls = calls + excluded.calls, total_ns = total_ns + excluded.total_ns, \
-         lost_ns = lost_ns + excluded.lost_ns",
+         calls = min(calls + excluded.calls, 9223372036854775807), \
+         total_ns = min(total_ns + excluded.total_ns, 9223372036854775807), \
+         lost_ns = min(lost_ns + excluded.lost_ns, 9223372036854775807)",
     )?;
     for selection in selections {
         insert.execute(params![
@@ -299,13 +333,17 @@ fn add_selections(
     Ok(())
 }
 
-fn add_switches(
+pub(super) fn add_switches(
     transaction: &Transaction<'_>,
     environment: &str,
     switches: &[SwitchNote],
 ) -> Result<(), HistoryError> {
-    let mut insert =
-        transaction.prepare("INSERT INTO switches VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?)")?;
+    let mut insert = transaction.prepare(
+        "INSERT INTO switches SELECT NULL, ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8 WHERE NOT EXISTS \
+         (SELECT 1 FROM switches WHERE environment = ?1 AND context = ?2 AND unix_s = ?3 \
+          AND from_kernel = ?4 AND to_kernel = ?5 AND pairs = ?6 AND gain = ?7 \
+          AND log_wealth = ?8)",
+    )?;
     for switch in switches {
         insert.execute(params![
             environment,
@@ -319,6 +357,11 @@ fn add_switches(
         ])?;
     }
     Ok(())
+}
+
+/// Numbers and names as a column holds them.
+pub(super) fn document_of(value: &impl Serialize) -> String {
+    serde_json::to_string(value).expect("numbers and names are JSON")
 }
 
 fn document<T: DeserializeOwned>(row: &Row<'_>, column: usize) -> rusqlite::Result<T> {

@@ -1,191 +1,182 @@
 //! JSON Lines: a history as text that can be read, compared and merged elsewhere. The fields are in
-//! `docs/selection-matrix.md`.
+//! `docs/formats.md`.
 
-use std::collections::BTreeMap;
+mod line;
+
 use std::io::{self, BufRead, Write};
 
-use serde::{Deserialize, Serialize};
-use trellect_core::{KernelId, NumericClass};
-use trellect_select::LatencyStatistics;
+use rusqlite::{Transaction, params};
 
-use super::{History, HistoryError, Record, merge_one, put_environment};
-use crate::fingerprint::Fingerprint;
-use crate::text;
+use super::journal::{add_selections, add_switches, document_of};
+use super::{ContextNote, History, HistoryError, merge_one, put_environment, signed};
+use crate::calibrate::StoredCalibration;
+use crate::lines::{LineFault, MAX_LINE, read_line};
 
-/// One line.
-#[derive(Serialize, Deserialize)]
-#[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
-enum Line {
-    Environment { id: String, fingerprint: Fingerprint },
-    Record(RecordLine),
+use self::line::{Line, Row};
+
+/// Damaged lines that are told one by one.
+const MAX_TOLD: usize = 100;
+
+/// What became of the lines of an import.
+#[derive(Debug, Default)]
+pub struct ImportSummary {
+    /// Lines that were taken.
+    pub taken: u64,
+    /// Those of them that are latencies of a kernel in a context.
+    pub records: u64,
+    /// Lines that were left out.
+    pub damaged: u64,
+    /// The first hundred of them.
+    pub first_damaged: Vec<DamagedLine>,
 }
 
-/// A record; numbers that JSON readers would round are text.
-#[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RecordLine {
-    environment: String,
-    #[serde(with = "text")]
-    kernel: KernelId,
-    context: String,
-    #[serde(with = "text")]
-    class: NumericClass,
-    count: u64,
-    #[serde(with = "text")]
-    sum: i128,
-    #[serde(with = "text")]
-    sum_squares: i128,
-    min_ns: u64,
-    max_ns: u64,
-    histogram: Vec<(u8, u64)>,
-    first_unix_s: u64,
-    last_unix_s: u64,
+/// A line that was left out.
+#[derive(Debug, thiserror::Error)]
+#[error("line {number}: {fault}")]
+pub struct DamagedLine {
+    /// Its number, from 1 on.
+    pub number: u64,
+    /// What is wrong with it.
+    #[source]
+    pub fault: LineFault,
 }
 
 impl History {
-    /// Writes every environment and record, one JSON object a line.
+    /// Writes everything that is kept, one JSON object a line.
     ///
     /// # Errors
     /// [`HistoryError`] when reading or writing fails.
     pub fn export_jsonl(&self, mut to: impl Write) -> Result<(), HistoryError> {
-        let mut write = |line: &Line| -> io::Result<()> {
-            serde_json::to_writer(&mut to, line)?;
-            to.write_all(b"\n")
+        let mut write = |line: &Line| -> Result<(), HistoryError> {
+            serde_json::to_writer(&mut to, line).map_err(io::Error::from)?;
+            Ok(to.write_all(b"\n")?)
         };
         for (id, fingerprint) in self.fingerprints()? {
             write(&Line::Environment { id, fingerprint })?;
         }
-        for environment in self.environments()? {
-            for record in self.load(&environment.id)? {
-                write(&Line::Record(record.into()))?;
+        for id in self.environment_ids()? {
+            if let Some((calibration, unix_s)) = self.dated_calibration(&id)? {
+                write(&Line::Calibration { environment: id.clone(), unix_s, calibration })?;
+            }
+            let journal = self.journal(&id)?;
+            for note in journal.contexts {
+                write(&Line::of_context(&id, note))?;
+            }
+            for record in journal.records {
+                write(&record.into())?;
+            }
+            for selection in journal.selections {
+                write(&Line::of_selection(&id, selection))?;
+            }
+            for switch in journal.switches {
+                write(&Line::of_switch(&id, switch))?;
             }
         }
         Ok(to.flush()?)
     }
 
-    /// Adds the records of an export to this history and returns how many; all of them or, on an
-    /// error, none. Importing the same lines twice counts their latencies twice. Empty lines are
-    /// skipped.
+    /// Merges an export into this history; every sound line of it or, on an error, none. Empty lines
+    /// are skipped, and damaged ones left out and named.
+    ///
+    /// In whatever order exports are imported, the sum is the same. Latencies and counts of
+    /// selections add up, so that importing the same lines twice counts them twice. What has an
+    /// identity is there once: an environment, a switch with all that is known of it, the latest
+    /// note of a context, and the earliest calibration of an environment.
     ///
     /// # Errors
-    /// [`ImportError`] names the first line that is wrong, and what is wrong with it.
-    pub fn import_jsonl(&mut self, from: impl BufRead) -> Result<usize, ImportError> {
-        let mut environments = Vec::new();
-        let mut records = Vec::new();
-        for (line, number) in from.lines().zip(1..) {
-            let line = line.map_err(|error| ImportError::History(error.into()))?;
-            if line.trim().is_empty() {
+    /// [`HistoryError`] when reading the lines or writing the history fails.
+    pub fn import_jsonl(&mut self, mut from: impl BufRead) -> Result<ImportSummary, HistoryError> {
+        let mut summary = ImportSummary::default();
+        let mut rows = Vec::new();
+        let mut line = Vec::new();
+        for number in 1.. {
+            let Some(length) = read_line(&mut from, &mut line)? else { break };
+            if line.trim_ascii().is_empty() && length <= MAX_LINE {
                 continue;
             }
-            let wrong = |fault| ImportError::Line { line: number, fault };
-            match serde_json::from_str(&line).map_err(|error| wrong(LineFault::Json(error)))? {
-                Line::Environment { id, fingerprint } => {
-                    if id != fingerprint.id() {
-                        let expected = "the hash of the fingerprint";
-                        return Err(wrong(LineFault::Field { field: "id", found: id, expected }));
+            match parse(&line, length) {
+                Ok(row) => rows.push(row),
+                Err(fault) => {
+                    summary.damaged += 1;
+                    if summary.first_damaged.len() < MAX_TOLD {
+                        summary.first_damaged.push(DamagedLine { number, fault });
                     }
-                    environments.push((id, fingerprint));
                 }
-                Line::Record(line) => records.push(line.checked().map_err(wrong)?),
             }
         }
         let transaction = self.writing()?;
-        for (id, fingerprint) in &environments {
-            put_environment(&transaction, id, fingerprint)?;
+        for (environment, row) in &rows {
+            summary.taken += 1;
+            summary.records += u64::from(matches!(row, Row::Record(_)));
+            take(&transaction, environment, row)?;
         }
-        for record in &records {
-            merge_one(&transaction, record)?;
-        }
-        transaction.commit().map_err(HistoryError::from)?;
-        Ok(records.len())
+        transaction.commit()?;
+        Ok(summary)
     }
 }
 
-impl From<Record> for RecordLine {
-    fn from(record: Record) -> Self {
-        let LatencyStatistics { count, sum, sum_squares, min_ns, max_ns, histogram } =
-            record.statistics;
-        Self {
-            environment: record.environment,
-            kernel: record.kernel,
-            context: format!("{:016x}", record.context),
-            class: record.class,
-            count,
-            sum,
-            sum_squares,
-            min_ns,
-            max_ns,
-            histogram: histogram.into_iter().collect(),
-            first_unix_s: record.first_unix_s,
-            last_unix_s: record.last_unix_s,
+fn parse(line: &[u8], length: usize) -> Result<(String, Row), LineFault> {
+    if length > MAX_LINE {
+        return Err(LineFault::TooLong { limit: MAX_LINE });
+    }
+    serde_json::from_slice::<Line>(line)?.checked()
+}
+
+fn take(transaction: &Transaction<'_>, environment: &str, row: &Row) -> Result<(), HistoryError> {
+    match row {
+        Row::Environment(fingerprint) => put_environment(transaction, environment, fingerprint),
+        Row::Record(record) => merge_one(transaction, record),
+        Row::Context(note) => merge_context(transaction, environment, note),
+        Row::Selection(count) => {
+            add_selections(transaction, environment, std::slice::from_ref(count))
+        }
+        Row::Switch(note) => add_switches(transaction, environment, std::slice::from_ref(note)),
+        Row::Calibration { unix_s, calibration } => {
+            merge_calibration(transaction, environment, calibration, *unix_s)
         }
     }
 }
 
-impl RecordLine {
-    fn checked(self) -> Result<Record, LineFault> {
-        let fault = |field, found, expected| Err(LineFault::Field { field, found, expected });
-        let hexadecimal = |id: &str, digits| {
-            id.len() == digits && id.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
-        };
-        if !hexadecimal(&self.environment, 32) {
-            return fault("environment", self.environment, "32 hexadecimal digits");
-        }
-        let context = match u64::from_str_radix(&self.context, 16) {
-            Ok(context) if hexadecimal(&self.context, 16) => context,
-            _ => return fault("context", self.context, "16 hexadecimal digits"),
-        };
-        let histogram: BTreeMap<u8, u64> = self.histogram.iter().copied().collect();
-        if histogram.len() != self.histogram.len() {
-            return fault("histogram", format!("{:?}", self.histogram), "every bucket once");
-        }
-        let Self { count, sum, sum_squares, min_ns, max_ns, .. } = self;
-        let statistics = LatencyStatistics { count, sum, sum_squares, min_ns, max_ns, histogram };
-        if let Some((field, found, expected)) = statistics.fault() {
-            return fault(field, found, expected);
-        }
-        let (first_unix_s, last_unix_s) = (self.first_unix_s, self.last_unix_s);
-        if first_unix_s > last_unix_s || i64::try_from(last_unix_s).is_err() {
-            return fault("last_unix_s", last_unix_s.to_string(), "first_unix_s or later");
-        }
-        let Self { environment, kernel, class, .. } = self;
-        Ok(Record { environment, kernel, context, class, statistics, first_unix_s, last_unix_s })
-    }
+/// The later note stays; of two of one second the one that is greater as text.
+fn merge_context(
+    transaction: &Transaction<'_>,
+    environment: &str,
+    note: &ContextNote,
+) -> Result<(), HistoryError> {
+    let ContextNote { context, unix_s, bucket, call, incumbent } = note;
+    transaction
+        .prepare(
+            "INSERT INTO contexts (environment, context, bucket, call, incumbent, unix_s) \
+             VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET bucket = excluded.bucket, \
+             call = excluded.call, incumbent = excluded.incumbent, unix_s = excluded.unix_s \
+             WHERE (excluded.unix_s, excluded.incumbent, excluded.bucket, excluded.call) \
+                 > (contexts.unix_s, contexts.incumbent, contexts.bucket, contexts.call)",
+        )?
+        .execute(params![
+            environment,
+            context.cast_signed(),
+            bucket,
+            document_of(call),
+            incumbent.to_string(),
+            signed(*unix_s),
+        ])?;
+    Ok(())
 }
 
-/// An import that changed nothing.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum ImportError {
-    /// A line that is no record.
-    #[error("line {line}")]
-    Line {
-        /// Its number, from 1 on.
-        line: u64,
-        /// What is wrong.
-        #[source]
-        fault: LineFault,
-    },
-    /// Reading the lines or writing the history failed.
-    #[error(transparent)]
-    History(#[from] HistoryError),
-}
-
-/// What is wrong with a line.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum LineFault {
-    /// Not JSON, or fields that are missing, unknown or of the wrong type.
-    #[error(transparent)]
-    Json(serde_json::Error),
-    /// A value that cannot be.
-    #[error("{field}: found {found}, expected {expected}")]
-    Field {
-        /// The field.
-        field: &'static str,
-        /// The value found.
-        found: String,
-        /// What it should be.
-        expected: &'static str,
-    },
+/// The earlier one stays; of two of one second the one that is smaller as text.
+fn merge_calibration(
+    transaction: &Transaction<'_>,
+    environment: &str,
+    calibration: &StoredCalibration,
+    unix_s: u64,
+) -> Result<(), HistoryError> {
+    transaction
+        .prepare(
+            "INSERT INTO calibrations (environment, document, unix_s) VALUES (?, ?, ?) \
+             ON CONFLICT DO UPDATE SET document = excluded.document, unix_s = excluded.unix_s \
+             WHERE (excluded.unix_s, excluded.document) \
+                 < (calibrations.unix_s, calibrations.document)",
+        )?
+        .execute(params![environment, document_of(calibration), signed(unix_s)])?;
+    Ok(())
 }

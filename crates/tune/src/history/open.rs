@@ -8,7 +8,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use rusqlite::{Connection, OpenFlags, TransactionBehavior};
 
-use super::journal::SCHEMA_2;
+use super::journal::{SCHEMA_2, SCHEMA_3};
 use super::location::{default_location, is_remote};
 use super::{History, HistoryError};
 
@@ -20,7 +20,7 @@ const SCHEMA: i32 = MIGRATIONS.len() as i32;
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Statement `n` leads from schema `n` to schema `n + 1`.
-const MIGRATIONS: [&str; 2] = [
+const MIGRATIONS: [&str; 3] = [
     "
     CREATE TABLE environments (id TEXT PRIMARY KEY, fingerprint TEXT NOT NULL) WITHOUT ROWID;
     CREATE TABLE records (
@@ -40,6 +40,7 @@ const MIGRATIONS: [&str; 2] = [
     ) WITHOUT ROWID;
 ",
     SCHEMA_2,
+    SCHEMA_3,
 ];
 
 /// What became of the file.

@@ -8,8 +8,7 @@ use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use chacha20::ChaCha8Rng;
-use half::f16;
-use rand::{Rng, SeedableRng};
+use rand::SeedableRng;
 use trellect_core::{
     Backend, BitTuple, Call, CallError, CallFacts, Hidden, KernelId, KernelSpec, LaunchError,
     LayerShape, NumericClass, PreparedLayer, Queue, Routing, RoutingError,
@@ -17,11 +16,11 @@ use trellect_core::{
 
 use super::{
     Cell, FORMAT, Machine, Matrix, MatrixContext, MatrixKernel, MatrixShape, Round, Tuple, VERSION,
-    median,
 };
 use crate::bandwidth::BandwidthProbe;
 use crate::calibrate::{CalibrateError, DEFAULT_BUDGET, KernelCost, calibrate};
-use crate::launch::timed_launch;
+use crate::rounds::{Inputs, LayerCall, Rotation, RoundError, shuffled};
+use crate::statistics::{median, relative_error};
 use crate::work::Workload;
 
 /// A context to record.
@@ -31,14 +30,6 @@ pub struct ContextPlan {
     pub num_tokens: usize,
     /// How to route them, in the words of [`RecordPlan::draw`].
     pub routing: String,
-}
-
-/// What one round of a context runs on.
-pub struct Inputs {
-    /// Hidden states, `[num_tokens, hidden_size]`.
-    pub hidden: Vec<f16>,
-    /// Their routing.
-    pub routing: Routing,
 }
 
 /// Why a kernel should not be measured in a context; `None`: measure it.
@@ -112,8 +103,7 @@ pub fn record(
         first.specs().filter(|spec| spec.class == plan.numeric).copied().collect();
     let costs = calibrate(layers, plan.numeric, DEFAULT_BUDGET)?.kernels;
     matrix.kernels = specs.iter().map(|spec| kernel_of(spec, &costs)).collect();
-    let mut queues: Vec<Box<dyn Queue>> =
-        layers.iter().map(|layer| Arc::clone(layer).queue()).collect();
+    let mut rotation = Rotation::new(layers);
 
     for context in &plan.contexts {
         let tuples = |round: usize| layers[round % layers.len()].expert_tuples();
@@ -128,7 +118,7 @@ pub fn record(
         let cell = |why: Option<String>| why.map_or_else(|| Cell::Ns(Vec::new()), Cell::Skipped);
         let cells: Vec<Cell> = refused.into_iter().map(cell).collect();
         let inputs = (plan.draw)(context, tuples(0), 0)?;
-        check_class(first.as_ref(), queues[0].as_mut(), &specs, &cells, plan, &inputs)?;
+        check_class(first.as_ref(), rotation.queue(0), &specs, &cells, plan, &inputs)?;
         let (num_tokens, routing) = (context.num_tokens, context.routing.clone());
         matrix.contexts.push(MatrixContext { num_tokens, routing, rounds: Vec::new(), cells });
     }
@@ -141,15 +131,22 @@ pub fn record(
         for context in shuffled(plan.contexts.len(), &mut rng) {
             let tuples = layers[layer].expert_tuples();
             let inputs = (plan.draw)(&plan.contexts[context], tuples, round as u64)?;
-            let call = Call::new(&shape, Hidden::F16(&inputs.hidden), &inputs.routing)?;
-            let mut out = vec![0.0; inputs.hidden.len()];
+            let cells = &mut matrix.contexts[context].cells;
+            let measured = cells.iter_mut().zip(&specs);
+            let (mut times, kernels): (Vec<&mut Vec<u64>>, Vec<KernelId>) = measured
+                .filter_map(|(cell, spec)| match cell {
+                    Cell::Ns(ns) => Some((ns, spec.id)),
+                    Cell::Skipped(_) => None,
+                })
+                .unzip();
             let mut ceilings = Vec::new();
-            for kernel in shuffled(specs.len(), &mut rng) {
-                let Cell::Ns(ns) = &mut matrix.contexts[context].cells[kernel] else { continue };
-                ceilings.extend(probe.as_ref().map(BandwidthProbe::measure_gib_per_s));
-                let queue = queues[layer].as_mut();
-                ns.push(timed_launch(queue, specs[kernel].id, &call, &mut out)?);
-            }
+            let call = [LayerCall { layer, inputs }];
+            let read = || ceilings.extend(probe.as_ref().map(BandwidthProbe::measure_gib_per_s));
+            let _ = rotation.interleave(&call, &kernels, &mut rng, read, |timed| {
+                times[timed.kernel].push(timed.ns);
+                ControlFlow::Continue(())
+            })?;
+            let [LayerCall { inputs, .. }] = call;
             matrix.contexts[context].rounds.push(Round {
                 layer,
                 seed: round as u64,
@@ -245,9 +242,9 @@ fn check_class(
         .find(|spec| refusal(spec, &inputs.routing, tuples, NumericClass::Exact).is_none());
     let Some(reference) = exact.or_else(|| measured().next()) else { return Ok(()) };
     let allowed = plan.numeric.max_relative_error() + reference.class.max_relative_error();
-    let mut expected = vec![0.0; inputs.hidden.len()];
-    queue.launch(reference.id, &call, &mut expected)?;
-    let mut out = vec![0.0; expected.len()];
+    let mut out = vec![0.0; inputs.hidden.len()];
+    queue.launch(reference.id, &call, &mut out)?;
+    let expected: Vec<f64> = out.iter().copied().map(f64::from).collect();
     for spec in measured() {
         queue.launch(spec.id, &call, &mut out)?;
         let found = relative_error(&out, &expected);
@@ -260,29 +257,19 @@ fn check_class(
     Ok(())
 }
 
-/// Relative Frobenius error of `found` against `expected`.
-fn relative_error(found: &[f32], expected: &[f32]) -> f64 {
-    let norm = |sum: f64| sum.sqrt();
-    let squares = expected.iter().map(|&e| f64::from(e).powi(2)).sum();
-    let errors = found.iter().zip(expected);
-    let errors: f64 = errors.map(|(&f, &e)| (f64::from(f) - f64::from(e)).powi(2)).sum();
-    if errors == 0.0 { 0.0 } else { norm(errors) / norm(squares) }
-}
-
-/// The numbers below `count` in random order, by Fisher and Yates' method.
-fn shuffled(count: usize, rng: &mut impl Rng) -> Vec<usize> {
-    let mut order: Vec<usize> = (0..count).collect();
-    for last in (1..count).rev() {
-        let other = (u64::from(rng.next_u32()) * (last as u64 + 1)) >> 32;
-        order.swap(last, other as usize);
-    }
-    order
-}
-
 /// The clock of the first core, where the system tells it.
 fn clock_khz() -> Option<u64> {
     let file = "/sys/devices/system/cpu/cpu0/cpufreq/scaling_cur_freq";
     std::fs::read_to_string(file).ok()?.trim().parse().ok()
+}
+
+impl From<RoundError> for RecordError {
+    fn from(error: RoundError) -> Self {
+        match error {
+            RoundError::Call(error) => error.into(),
+            RoundError::Launch(error) => error.into(),
+        }
+    }
 }
 
 /// A recording that ended early.

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use serde::Serialize;
-use trellect::{Selector, SelectorStats};
+use trellect::{ReplayStatus, Selector, SelectorStats};
 
 use crate::args::ModeArg;
 use crate::switch::SwitchReport;
@@ -21,7 +21,18 @@ pub(super) struct LearningReport {
     /// The part of it that probes have cost.
     exploration: f64,
     switches: Vec<SwitchReport>,
+    /// With `--mode replay`.
+    replay: Option<ReplayReport>,
     history: HistoryReport,
+}
+
+/// How the log fits the launches.
+#[derive(Debug, Serialize)]
+struct ReplayReport {
+    served: u64,
+    /// Launches for which the log has no decision that could be served.
+    mismatched: u64,
+    first_mismatch: Option<String>,
 }
 
 #[derive(Debug, Serialize)]
@@ -41,6 +52,7 @@ impl LearningReport {
         let mode = match mode {
             ModeArg::Learn => "learn",
             ModeArg::Frozen => "frozen",
+            ModeArg::Replay => "replay",
             ModeArg::Off => "off",
         };
         let switch = |switch| SwitchReport::new(switch, &stats.contexts);
@@ -52,6 +64,9 @@ impl LearningReport {
             regret: stats.regret(),
             exploration: stats.exploration(),
             switches: stats.switches.iter().map(switch).collect(),
+            replay: stats.replay.map(|ReplayStatus { served, mismatched, first_mismatch }| {
+                ReplayReport { served, mismatched, first_mismatch }
+            }),
             history: HistoryReport {
                 path: stats.history.path.map(|path| path.display().to_string()),
                 state: stats.history.state,
@@ -59,6 +74,16 @@ impl LearningReport {
                 doubted: stats.history.doubted,
             },
         }
+    }
+}
+
+impl LearningReport {
+    /// Why launches were not served as the log says, where any was.
+    pub(super) fn mismatch(&self) -> Option<String> {
+        let ReplayReport { served, mismatched, first_mismatch } = self.replay.as_ref()?;
+        let first = first_mismatch.as_ref().filter(|_| *mismatched > 0)?;
+        let launches = served + mismatched;
+        Some(format!("{mismatched} of {launches} launches do not fit the log; first: {first}"))
     }
 }
 
@@ -82,6 +107,13 @@ impl fmt::Display for LearningReport {
             100.0 * self.regret,
             100.0 * self.exploration
         )?;
+        if let Some(ReplayReport { served, mismatched, first_mismatch }) = &self.replay {
+            write!(f, "{served} launches as logged, {mismatched} by the rules")?;
+            match first_mismatch {
+                Some(first) => writeln!(f, "; first: {first}")?,
+                None => writeln!(f)?,
+            }
+        }
         let HistoryReport { path, state, error, .. } = &self.history;
         match path {
             Some(path) => write!(f, "history {path}: {state}")?,

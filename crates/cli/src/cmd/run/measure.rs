@@ -5,6 +5,7 @@ use std::time::Duration;
 use trellect::core::{KernelId, NumericClass};
 use trellect::exl3::{MoeLayer, oracle};
 use trellect::{Dispatcher, Report};
+use trellect_tune::statistics::relative_error;
 
 use super::workload::Workload;
 use crate::output;
@@ -167,40 +168,5 @@ impl<'a> Measurer<'a> {
             .copied()
             .collect();
         relative_error(&found, &expected)
-    }
-}
-
-/// Relative Frobenius error of `found` over the elements where `expected` is finite; infinity where
-/// only one of the two is, or only `expected` is all zero.
-fn relative_error(found: &[f32], expected: &[f64]) -> f64 {
-    let (mut error, mut norm) = (0.0, 0.0);
-    for (&found, &expected) in found.iter().zip(expected) {
-        match (found.is_finite(), expected.is_finite()) {
-            (true, true) => {
-                error += (f64::from(found) - expected).powi(2);
-                norm += expected.powi(2);
-            }
-            (false, false) => {}
-            _ => return f64::INFINITY,
-        }
-    }
-    match error {
-        0.0 => 0.0,
-        _ if norm > 0.0 && error.is_finite() => (error / norm).sqrt(),
-        _ => f64::INFINITY,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::relative_error;
-
-    #[test]
-    fn the_error_is_relative_and_sees_what_is_not_finite() {
-        assert_eq!(relative_error(&[3.0, 4.5], &[3.0, 4.0]), 0.1);
-        assert_eq!(relative_error(&[0.0], &[0.0]), 0.0);
-        assert_eq!(relative_error(&[1.0], &[0.0]), f64::INFINITY);
-        assert_eq!(relative_error(&[f32::NAN, 1.0], &[1.0, 1.0]), f64::INFINITY);
-        assert_eq!(relative_error(&[f32::NAN, 1.0], &[f64::NAN, 1.0]), 0.0);
     }
 }

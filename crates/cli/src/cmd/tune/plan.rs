@@ -66,7 +66,7 @@ pub(super) fn draw(
 ) -> impl Fn(&ContextPlan, &[BitTuple], u64) -> Result<Inputs, RoutingError> + use<> {
     let (hidden_size, top_k) = (shape.shape.hidden_size, shape.top_k);
     move |context, tuples, seed| {
-        let hidden = synth::hidden(context.num_tokens, hidden_size, seed);
+        let hidden = synth::hidden(context.num_tokens, hidden_size, seed).into();
         Ok(Inputs { hidden, routing: route(context, tuples, top_k, seed)? })
     }
 }

@@ -1,6 +1,8 @@
 //! Times kernels as the targets ask: cold weights, a CUDA graph chain over several layers, a new
 //! routing in every call, kernels interleaved, median over replays.
 
+mod chain;
+
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;
@@ -12,34 +14,27 @@ use trellect_core::{
     Backend, BitTuple, Call, Family, Hidden, KernelSpec, LayerView, NamedShape, NumericClass,
     PreparedLayer, Queue, Routing, WhyNot,
 };
+use trellect_cuda::cudarc::driver::CudaStream;
 use trellect_cuda::cudarc::driver::sys::CUevent_flags::CU_EVENT_DEFAULT;
-use trellect_cuda::cudarc::driver::sys::CUgraphInstantiate_flags;
-use trellect_cuda::cudarc::driver::sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
-use trellect_cuda::cudarc::driver::{CudaGraph, CudaSlice, CudaStream};
-use trellect_cuda::{CudaBackend, CudaLayer, CudaQueue, DeviceCall, Element, LayerKind};
+use trellect_cuda::{CudaBackend, CudaLayer, CudaQueue, LayerKind};
 use trellect_exl3::oracle;
 use trellect_exl3::synth::{self, SynthSpec};
 use trellect_testkit::relative_error;
 
 use crate::TimeArguments;
 use crate::ceiling::copy_gb_per_s;
-use crate::device_memory::{DeviceArguments, upload};
 use crate::peer;
 use crate::pool::Pool;
 use crate::report::{Cell, Machine, Report, median, quantile};
+use chain::Chain;
 
 /// Layers are made until their weights take this much, far beyond the second-level cache.
 const WEIGHT_BYTES: u64 = 3 << 29;
 const LAYERS: std::ops::RangeInclusive<usize> = 4..=8;
-/// Fewest calls of a chain whose calls are short.
-const CALLS: usize = 40;
-/// Chains of this many tokens a call and more have one call per layer.
-const LONG_CALL: usize = 64;
 /// Replays of every kernel's chain, after one that warms up.
 const REPLAYS: usize = 9;
 /// Most tokens of a call whose host time is measured.
 const HOST_TOKENS: usize = 8;
-const HOST_CALLS: usize = 100;
 
 const METHOD: &str = "Random trellis bits, all experts of several layers resident (at least 1.5 GiB of them), every call on \
 another layer with its own uniform routing: weights come from memory. CUDA graph chains of the calls, kernels interleaved, \
@@ -149,14 +144,6 @@ struct Group<'a> {
     layers: Vec<Arc<CudaLayer>>,
 }
 
-/// The calls of one chain: layer by layer, round by round, each with a routing of its own.
-struct Chain {
-    routings: Vec<Routing>,
-    arguments: Vec<DeviceArguments>,
-    hidden: (CudaSlice<u8>, Element),
-    out: CudaSlice<f32>,
-}
-
 impl<'a> Group<'a> {
     fn new(
         backend: &CudaBackend,
@@ -204,23 +191,8 @@ impl<'a> Group<'a> {
         self.layers[0].specs().filter(serves).copied().collect()
     }
 
-    fn chain(&self, tokens: usize) -> anyhow::Result<Chain> {
-        let layers = self.layers.len();
-        let rounds = if tokens < LONG_CALL { CALLS.div_ceil(layers) } else { 1 };
-        let NamedShape { shape, top_k, .. } = self.shape;
-        let routings = (0..rounds * layers)
-            .map(|call| synth::routing(tokens, shape.num_experts, *top_k, call as u64))
-            .collect::<Result<Vec<_>, _>>()?;
-        let arguments = routings.iter().map(|routing| DeviceArguments::new(&self.stream, routing));
-        let arguments = arguments.collect::<Result<Vec<_>, _>>()?;
-        let hidden = synth::hidden(tokens, shape.hidden_size, 1);
-        let out = self.stream.alloc_zeros::<f32>(hidden.len())?;
-        let hidden = upload(&self.stream, Hidden::F16(&hidden))?;
-        Ok(Chain { routings, arguments, hidden, out })
-    }
-
     fn time(&self, tokens: usize, copy_gb_per_s: f64) -> anyhow::Result<Vec<Cell>> {
-        let chain = self.chain(tokens)?;
+        let chain = Chain::new(&self.stream, self.shape, self.layers.len(), tokens)?;
         let kernels = self.kernels(tokens);
         let mut queues = vec![self.layers[0].queue_on(Arc::clone(&self.stream))];
         for layer in &self.layers[1..] {
@@ -229,14 +201,14 @@ impl<'a> Group<'a> {
         let mut measured = Vec::new();
         for spec in kernels {
             let error = self.error(&mut queues[0], &spec, &chain)?;
-            let graph = self.capture(&mut queues, &spec, &chain)?;
+            let graph = chain.capture(&mut queues, &spec)?;
             let host_us = match tokens <= HOST_TOKENS {
-                true => Some(self.host_microseconds(&mut queues, &spec, &chain)?),
+                true => Some(chain.host_microseconds(&mut queues, &spec)?),
                 false => None,
             };
             measured.push((spec, graph, error, host_us, Vec::new()));
         }
-        let calls = chain.routings.len() as f64;
+        let calls = chain.len() as f64;
         for replay in 0..=REPLAYS {
             for (_, graph, _, _, times) in &mut measured {
                 let start = self.stream.record_event(Some(CU_EVENT_DEFAULT))?;
@@ -248,7 +220,7 @@ impl<'a> Group<'a> {
                 }
             }
         }
-        let load = self.load(&chain, tokens);
+        let load = self.load(&chain);
         let cells = measured.iter().map(|(spec, _, error, host_us, times)| {
             let median_us = median(times);
             let floor_us =
@@ -299,7 +271,7 @@ impl<'a> Group<'a> {
         spec: &KernelSpec,
         chain: &Chain,
     ) -> anyhow::Result<f64> {
-        let routing = &chain.routings[0];
+        let routing = chain.routing(0);
         let hidden = synth::hidden(routing.num_tokens(), self.shape.shape.hidden_size, 1);
         let mut out = vec![f32::NAN; hidden.len()];
         let call = Call::new(&self.shape.shape, Hidden::F16(&hidden), routing)?;
@@ -312,75 +284,24 @@ impl<'a> Group<'a> {
         Ok(error)
     }
 
-    fn capture(
-        &self,
-        queues: &mut [CudaQueue],
-        spec: &KernelSpec,
-        chain: &Chain,
-    ) -> anyhow::Result<CudaGraph> {
-        queues[0].reserve(spec.id, chain.routings[0].num_pairs())?;
-        self.stream.synchronize()?;
-        self.stream.begin_capture(CU_STREAM_CAPTURE_MODE_THREAD_LOCAL)?;
-        let launched = self.launch_chain(queues, spec, chain, chain.routings.len());
-        let graph = self.stream.end_capture(CUgraphInstantiate_flags(0))?;
-        launched?;
-        let graph = graph.context("an empty capture")?;
-        graph.upload()?;
-        Ok(graph)
-    }
-
-    /// Wall time of putting one call into the stream.
-    fn host_microseconds(
-        &self,
-        queues: &mut [CudaQueue],
-        spec: &KernelSpec,
-        chain: &Chain,
-    ) -> anyhow::Result<f64> {
-        self.stream.synchronize()?;
-        let start = Instant::now();
-        self.launch_chain(queues, spec, chain, HOST_CALLS)?;
-        let elapsed = start.elapsed();
-        self.stream.synchronize()?;
-        Ok(elapsed.as_secs_f64() * 1e6 / HOST_CALLS as f64)
-    }
-
-    fn launch_chain(
-        &self,
-        queues: &mut [CudaQueue],
-        spec: &KernelSpec,
-        chain: &Chain,
-        calls: usize,
-    ) -> anyhow::Result<()> {
-        for call in 0..calls {
-            let arguments = &chain.arguments[call % chain.arguments.len()];
-            let call_arguments: DeviceCall =
-                arguments.call(&self.stream, &chain.hidden, &chain.out);
-            let queue = &mut queues[call % self.layers.len()];
-            // SAFETY: the chain's buffers have the lengths of the call and outlive the stream's
-            // work, which is waited for before they are dropped.
-            unsafe { queue.launch_device(spec.id, &call_arguments)? };
-        }
-        Ok(())
-    }
-
     /// The mean work of a call.
-    fn load(&self, chain: &Chain, tokens: usize) -> Load {
-        let shape = &self.shape.shape;
+    fn load(&self, chain: &Chain) -> Load {
+        let NamedShape { shape, top_k, .. } = self.shape;
         let (hidden, intermediate) = (shape.padded_hidden(), shape.padded_intermediate());
         let (mut bytes, mut experts) = (0.0, 0.0);
-        for (call, routing) in chain.routings.iter().enumerate() {
+        for call in 0..chain.len() {
             let tuples = self.layers[call % self.layers.len()].expert_tuples();
-            for &expert in routing.active_experts() {
+            for &expert in chain.routing(call).active_experts() {
                 bytes += tuples[expert as usize].trellis_bytes(hidden, intermediate) as f64;
                 experts += 1.0;
             }
         }
-        let calls = chain.routings.len() as f64;
+        let calls = chain.len() as f64;
         let per_expert = shape.weights_per_expert() as f64;
         Load {
             bytes: bytes / calls,
             weights: experts / calls * per_expert,
-            macs: (tokens * self.shape.top_k) as f64 * per_expert,
+            macs: (chain.routing(0).num_tokens() * top_k) as f64 * per_expert,
         }
     }
 }

@@ -1,58 +1,18 @@
-//! The history as several processes, damaged files and imports meet it.
+//! The history as several processes and damaged files meet it.
 
 use std::fs;
 use std::io::{BufRead, BufReader};
-use std::num::NonZeroU64;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
-use trellect_core::NumericClass;
-use trellect_select::LatencyStatistics;
 use trellect_tune::calibrate::StoredCalibration;
-use trellect_tune::fingerprint::Fingerprint;
-use trellect_tune::history::{
-    ContextCall, ContextLoad, ContextNote, History, HistoryError, ImportError, Journal, Outcome,
-    Prune, Record, SelectionCount, SwitchNote,
-};
+use trellect_tune::history::{History, HistoryError, Journal, Outcome, Prune, Record};
+
+use crate::common::{count, directory, environment, journal, open, record};
 
 const WRITER: &str = "TRELLECT_TEST_WRITER";
 const READER: &str = "TRELLECT_TEST_READER";
-const KERNEL: &str = "moe_trellis_swiglu_decode@cpu.avx2";
-
-fn environment() -> Fingerprint {
-    Fingerprint { hard: Default::default(), soft: Default::default() }.with_hard("device", "test")
-}
-
-fn record(context: u64, latencies: &[u64]) -> Record {
-    let mut statistics = LatencyStatistics::default();
-    latencies.iter().for_each(|&ns| statistics.observe(NonZeroU64::new(ns).unwrap()));
-    Record {
-        environment: environment().id(),
-        kernel: KERNEL.parse().unwrap(),
-        context,
-        class: NumericClass::Half,
-        statistics,
-        first_unix_s: 1_000,
-        last_unix_s: 2_000 + context % 100,
-    }
-}
-
-fn open(path: &Path) -> History {
-    let (history, outcome) = History::open(Some(path));
-    assert!(matches!(outcome, Outcome::Ready), "{outcome:?}");
-    history
-}
-
-fn directory() -> (tempfile::TempDir, PathBuf) {
-    let directory = tempfile::tempdir().unwrap();
-    let path = directory.path().join("some").join("where").join("history.sqlite");
-    (directory, path)
-}
-
-fn count(history: &History) -> u64 {
-    let records = history.load(&environment().id()).unwrap();
-    records.iter().map(|record| record.statistics.count()).sum()
-}
+const FILLER: &str = "TRELLECT_TEST_FILLER";
 
 /// Not a test of its own: what [`spawn`] runs in another process.
 #[test]
@@ -69,7 +29,7 @@ fn writer_process() {
 
 fn spawn(path: &Path, merges: u64) -> Child {
     Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "writer_process", "--nocapture"])
+        .args(["--exact", "files::writer_process", "--nocapture"])
         .env(WRITER, format!("{merges} {}", path.display()))
         .stdout(Stdio::piped())
         .spawn()
@@ -126,46 +86,6 @@ fn merged_records_load_as_if_taken_together() {
     assert!(history.environments().unwrap().is_empty());
 }
 
-fn journal(calls: u64) -> Journal {
-    let (kernel, other) = (KERNEL.parse().unwrap(), "moe_trellis_swiglu".parse().unwrap());
-    let loads = [(2, "6_2_3"), (1, "6_2_3"), (1, "6_3_4")];
-    let load = |(rows, tuple): (u32, &str)| ContextLoad { tuple: tuple.parse().unwrap(), rows };
-    let call = ContextCall {
-        hidden_size: 256,
-        intermediate_size: 128,
-        num_experts: 8,
-        num_tokens: 2,
-        loads: loads.map(load).into(),
-    };
-    let (reason, lost_ns) = ("incumbent".into(), 3);
-    Journal {
-        records: vec![record(1, &vec![10; calls as usize])],
-        contexts: vec![ContextNote {
-            context: 1,
-            bucket: "prefill4".into(),
-            call,
-            incumbent: kernel,
-        }],
-        selections: vec![SelectionCount {
-            context: 1,
-            kernel,
-            reason,
-            calls,
-            total_ns: 10 * calls,
-            lost_ns,
-        }],
-        switches: vec![SwitchNote {
-            context: 1,
-            unix_s: 5,
-            from: other,
-            to: kernel,
-            pairs: 12.0,
-            gain: 0.3,
-            log_wealth: 9.5,
-        }],
-    }
-}
-
 #[test]
 fn journals_add_up_and_come_back() {
     let (_directory, path) = directory();
@@ -175,7 +95,6 @@ fn journals_add_up_and_come_back() {
     history.add(&id, &journal(2)).unwrap();
     let mut expected = journal(5);
     expected.selections[0].lost_ns = 6;
-    expected.switches.extend(journal(0).switches);
     assert_eq!(history.journal(&id).unwrap(), expected);
     assert_eq!(
         expected.contexts[0].call.to_string(),
@@ -193,8 +112,8 @@ fn the_first_calibration_stays() {
     let stored = |bytes_per_ns| StoredCalibration { bytes_per_ns, kernels: Vec::new() };
     let mut history = open(&path);
     assert_eq!(history.calibration(&id).unwrap(), None);
-    assert_eq!(history.keep_calibration(&id, &stored(1.5)).unwrap(), stored(1.5));
-    assert_eq!(open(&path).keep_calibration(&id, &stored(2.5)).unwrap(), stored(1.5));
+    assert_eq!(history.keep_calibration(&id, &stored(1.5), 7).unwrap(), stored(1.5));
+    assert_eq!(open(&path).keep_calibration(&id, &stored(2.5), 6).unwrap(), stored(1.5));
 }
 
 #[test]
@@ -210,6 +129,27 @@ fn a_file_of_the_first_schema_gains_what_it_lacks() {
     let mut history = open(&path);
     history.add(&environment().id(), &journal(2)).unwrap();
     assert_eq!(count(&history), 3);
+}
+
+#[test]
+fn a_file_of_the_second_schema_keeps_what_it_has() {
+    let (_directory, path) = directory();
+    let id = environment().id();
+    let mut before = journal(2);
+    before.contexts[0].unix_s = 0;
+    open(&path).add(&id, &before).unwrap();
+    let database = rusqlite::Connection::open(&path).unwrap();
+    database
+        .execute_batch(
+            "DROP INDEX switches_by_context; ALTER TABLE contexts DROP COLUMN unix_s; \
+             ALTER TABLE calibrations DROP COLUMN unix_s; PRAGMA user_version = 2;",
+        )
+        .unwrap();
+    drop(database);
+    let mut history = open(&path);
+    assert_eq!(history.journal(&id).unwrap(), before);
+    history.add(&id, &journal(0)).unwrap();
+    assert_eq!(history.journal(&id).unwrap().contexts, journal(0).contexts);
 }
 
 #[test]
@@ -294,7 +234,7 @@ fn a_read_only_file_is_read() {
     fs::copy(std::env::current_exe().unwrap(), &program).unwrap();
     mode(&program, 0o755).unwrap();
     let mut command = Command::new(&program);
-    command.args(["--exact", "reader_process", "--nocapture"]).env(READER, &path);
+    command.args(["--exact", "files::reader_process", "--nocapture"]).env(READER, &path);
     let may_write = fs::OpenOptions::new().write(true).open(&path).is_ok();
     if may_write {
         // The superuser, whom no permission stops: the reader is another user.
@@ -305,6 +245,55 @@ fn a_read_only_file_is_read() {
     let output = command.output().unwrap();
     let [text, errors] = [&output.stdout, &output.stderr].map(|out| String::from_utf8_lossy(out));
     assert!(output.status.success() && text.contains("\nread"), "{text}{errors}");
+}
+
+/// Not a test of its own: what [`a_file_that_cannot_grow_is_an_error_and_loses_nothing`] runs, as a
+/// process whose files may not grow beyond a limit.
+#[test]
+fn filling_process() {
+    let Some(path) = std::env::var_os(FILLER) else { return };
+    let mut history = open(Path::new(&path));
+    let mut merged = count(&history);
+    for context in 0.. {
+        let records: Vec<Record> = (0..50).map(|n| record(50 * context + n, &[9])).collect();
+        match history.merge(&records) {
+            Ok(()) => merged += 50,
+            Err(error) => {
+                let is_typed =
+                    matches!(error, HistoryError::DiskFull(_) | HistoryError::Database(_));
+                assert!(is_typed, "{error:?}");
+                break;
+            }
+        }
+    }
+    // Nothing of the failed merge is there, and the history still reads.
+    assert_eq!(count(&history), merged);
+    println!("\nfull after {merged}");
+}
+
+#[cfg(unix)]
+#[test]
+fn a_file_that_cannot_grow_is_an_error_and_loses_nothing() {
+    let (_directory, path) = directory();
+    open(&path).merge(&[record(1, &[5; 10])]).unwrap();
+    // Half a mebibyte or less; without the trap the system would end the process.
+    let script = "trap '' XFSZ; ulimit -f 512; exec \"$0\" \"$@\"";
+    let output = Command::new("sh")
+        .args(["-c", script])
+        .arg(std::env::current_exe().unwrap())
+        .args(["--exact", "files::filling_process", "--nocapture"])
+        .env(FILLER, &path)
+        .output()
+        .unwrap();
+    let [text, errors] = [&output.stdout, &output.stderr].map(|out| String::from_utf8_lossy(out));
+    assert!(output.status.success(), "{text}{errors}");
+    let (_, merged) = text.split_once("\nfull after ").expect("it is full some time");
+    let merged: u64 = merged.lines().next().unwrap().parse().unwrap();
+    let mut history = open(&path);
+    assert_eq!(count(&history), merged);
+    assert!(merged > 10, "some merges found room");
+    history.merge(&[record(1, &[5])]).unwrap();
+    assert_eq!(count(&history), merged + 1, "without the limit it goes on");
 }
 
 #[test]
@@ -318,62 +307,4 @@ fn a_locked_file_is_an_error_and_loses_nothing() {
     other.execute_batch("ROLLBACK").unwrap();
     history.merge(&[record(1, &[10])]).unwrap();
     assert_eq!(count(&history), 1);
-}
-
-fn exported() -> (Vec<Record>, String) {
-    let records = vec![record(1, &[10, 20, 7_000_000]), record(2, &[1])];
-    let mut history = History::in_memory();
-    history.register(&environment()).unwrap();
-    history.merge(&records).unwrap();
-    let mut lines = Vec::new();
-    history.export_jsonl(&mut lines).unwrap();
-    (records, String::from_utf8(lines).unwrap())
-}
-
-#[test]
-fn an_export_imports_as_it_was() {
-    let (records, lines) = exported();
-    assert_eq!(lines.lines().count(), 3);
-    let mut history = History::in_memory();
-    assert_eq!(history.import_jsonl(format!("\n{lines}").as_bytes()).unwrap(), 2);
-    assert_eq!(history.load(&environment().id()).unwrap(), records);
-    assert_eq!(history.environments().unwrap()[0].fingerprint, Some(environment()));
-}
-
-#[test]
-fn every_malformed_line_is_named_and_imports_nothing() {
-    let (_, lines) = exported();
-    let line = lines.lines().nth(1).unwrap();
-    let id = environment().id();
-    let cases = [
-        (line.replace("\"count\":3", "\"count\":0"), "count: found 0"),
-        (line.replace("\"count\":3", "\"count\":4"), "histogram: found Some(3)"),
-        (line.replace("\"count\":3", "\"count\":-1"), "invalid value"),
-        (line.replace("\"min_ns\":10", "\"min_ns\":0"), "min_ns: found 0"),
-        (line.replace("\"min_ns\":10", "\"min_ns\":9"), "histogram: found"),
-        (line.replace("\"sum\":\"", "\"sum\":\"-"), "sum: found -"),
-        (line.replace("\"sum\":\"", "\"sum\":\"9999999"), "sum: found 9999999"),
-        (line.replace("\"sum_squares\":\"", "\"sum_squares\":\"-"), "sum_squares: found -"),
-        (line.replace("\"sum\":\"", "\"sum\":\"x"), "invalid digit"),
-        (line.replace(&id, "elsewhere"), "environment: found elsewhere"),
-        (line.replace("0000000000000001", "1"), "context: found 1"),
-        (line.replace("0000000000000001", "000000000000000G"), "context: found"),
-        (line.replace(KERNEL, "fast"), "`fast` is no kernel name"),
-        (line.replace("\"half\"", "\"double\""), "`double` is no numeric class"),
-        (line.replace("\"last_unix_s\":2001", "\"last_unix_s\":999"), "last_unix_s: found 999"),
-        (line.replace("\"type\":\"record\"", "\"type\":\"song\""), "unknown variant `song`"),
-        (line.replace("\"count\"", "\"counts\""), "counts"),
-        (line[..line.len() / 2].into(), "EOF"),
-        ("null".into(), "invalid type"),
-        (lines.lines().next().unwrap().replace(&id, &id.replace('0', "1")), "id: found"),
-    ];
-    let mut history = History::in_memory();
-    for (bad, expected) in cases {
-        assert!(lines.lines().all(|line| line != bad), "{bad}: not malformed");
-        let text = format!("{line}\n{bad}\n");
-        let error = history.import_jsonl(text.as_bytes()).unwrap_err();
-        let ImportError::Line { line: 2, fault } = &error else { panic!("{error:?}") };
-        assert!(fault.to_string().contains(expected), "{fault}, not {expected}: {bad}");
-        assert!(history.environments().unwrap().is_empty());
-    }
 }

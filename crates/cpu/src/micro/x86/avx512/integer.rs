@@ -1,0 +1,259 @@
+//! Classes `half` and `int8`: integer weights times integer activations in 32-bit lanes.
+//!
+//! An 8-bit activation fills both bytes of its lane, so that it can meet the four bytes of a `mul1`
+//! product, whose sum is the weight: `vpdpbusd` adds them up and multiplies in one instruction. Where
+//! a weight is a 16-bit number, the lane is shifted back to the activation itself.
+
+use std::arch::x86_64::*;
+use std::ops::Range;
+
+use trellect_core::{HADAMARD, NumericClass, TILE};
+
+use super::super::super::codebook::{CodebookMath, with_codebook};
+use super::super::super::generic::{Activations, PAIR_SUMS, finish_integer};
+use super::super::super::panel::{Panel, Segment, panel_scratch_bytes};
+use super::super::super::rotate::{quantise_integer, store_tile};
+use super::super::super::{
+    Column, GROUP_WEIGHTS, GROUPS, MR, RowMut, RowRef, RowsRef, TILE_WEIGHTS, tile_lanes,
+};
+use super::super::{MANTISSA_XOR, POWERS};
+use super::stream::{
+    Order, Stream, broadcast_i16, dot_i16, load_bytes, load_f32, load_i16, products, store_f32,
+    store_i16,
+};
+use crate::buffer::Arena;
+
+pub(super) use super::exact::{rotate, swiglu, unrotate};
+
+/// Rows of a register block of a decoded panel: with four groups 24 sums, and room for operands.
+const PANEL_ROWS: usize = 6;
+const PANEL_GROUPS: usize = 4;
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vbmi,avx512vnni,avx2,fma,f16c")]
+pub(super) fn quantise<A: Activations>(rotated: &[f32], out: RowMut<'_, i16>) {
+    quantise_integer(rotated, A::SEGMENT_TILES, A::LARGEST, out, |row, tile, lanes| {
+        store_tile(
+            row,
+            tile,
+            match bytes::<A>() {
+                true => lanes.map(|lane| i16::from_ne_bytes([lane as u8; 2])),
+                false => lanes,
+            },
+        );
+    });
+}
+
+pub(super) const fn class<A: Activations>() -> NumericClass {
+    A::CLASS
+}
+
+pub(super) const fn segment_tiles<A: Activations>() -> usize {
+    A::SEGMENT_TILES
+}
+
+/// Whether a lane holds its activation twice, as bytes.
+const fn bytes<A: Activations>() -> bool {
+    matches!(A::CLASS, NumericClass::Int8)
+}
+
+pub(super) fn scratch_bytes<A: Activations>(rows: usize) -> usize {
+    match rows > MR {
+        true => panel_scratch_bytes::<i16, PAIR_SUMS>(rows, A::SEGMENT_TILES),
+        false => 0,
+    }
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vbmi,avx512vnni,avx2,fma,f16c")]
+pub(super) fn product<A: Activations, const K: u8>(
+    column: Column<'_>,
+    rows: RowsRef<'_, i16>,
+    scratch: Arena<'_>,
+    out: &mut [f32],
+) {
+    with_codebook!(column.codebook, C => match rows.len() {
+        1 => few::<A, C, K, 1, 8>(column, rows, out),
+        2 => few::<A, C, K, 2, 8>(column, rows, out),
+        3 => few::<A, C, K, 3, 4>(column, rows, out),
+        4 => few::<A, C, K, 4, 4>(column, rows, out),
+        _ => many::<A, C, K>(column, rows, scratch, out),
+    });
+}
+
+/// The 16-bit weights of 32 states.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vbmi,avx512vnni,avx2,fma,f16c")]
+pub(in crate::micro::x86) fn weights<C: CodebookMath>(states: __m512i) -> __m512i {
+    let [low, high] = products::<C>(states);
+    if C::BYTE_SUM {
+        let ones = _mm512_set1_epi8(1);
+        return _mm512_add_epi16(_mm512_maddubs_epi16(low, ones), _mm512_maddubs_epi16(high, ones));
+    }
+    _mm512_add_epi16(fixed(low), fixed(high))
+}
+
+/// One half of the products as float16, in units of 1/960.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vbmi,avx512vnni,avx2,fma,f16c")]
+fn fixed(half: __m512i) -> __m512i {
+    // The truth table of (a & b) ^ c.
+    const AND_XOR: i32 = 0b0110_1010;
+    const HIGH_BYTES: __mmask64 = 0xAAAA_AAAA_AAAA_AAAA;
+    let mantissa = _mm512_ternarylogic_epi32::<AND_XOR>(
+        half,
+        _mm512_set1_epi16(0x3FF),
+        _mm512_set1_epi16(MANTISSA_XOR),
+    );
+    let index = _mm512_srli_epi16::<2>(half);
+    let power = _mm512_maskz_permutexvar_epi8(HIGH_BYTES, index, load_bytes(&POWERS));
+    _mm512_mulhrs_epi16(mantissa, power)
+}
+
+/// A tile's activations for both columns of a group; `wide` asks for 16-bit numbers.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vbmi,avx512vnni,avx2,fma,f16c")]
+fn activations<A: Activations>(lanes: &[i16; TILE], wide: bool) -> __m512i {
+    let x = broadcast_i16(lanes);
+    if bytes::<A>() && wide { _mm512_srai_epi16::<8>(x) } else { x }
+}
+
+/// Few rows: every weight is used from the register it was decoded into. `G` groups at a time, so
+/// that the sums of all rows stay in registers.
+#[target_feature(enable = "avx512f,avx512bw,avx512vbmi,avx512vnni,avx2,fma,f16c")]
+fn few<A: Activations, C: CodebookMath, const K: u8, const R: usize, const G: usize>(
+    column: Column<'_>,
+    rows: RowsRef<'_, i16>,
+    out: &mut [f32],
+) {
+    let stream = Stream::new::<K>(column, Order::Columns);
+    let rows: [RowRef<'_, i16>; R] = rows.rows(0);
+    let mut totals = [[_mm512_setzero_ps(); GROUPS]; R];
+    for first in (0..GROUPS).step_by(G) {
+        for (segment, tiles) in column.segments(A::SEGMENT_TILES) {
+            let mut sums = [[_mm512_setzero_si512(); G]; R];
+            for tile in tiles {
+                let mut x = [_mm512_setzero_si512(); R];
+                for r in 0..R {
+                    x[r] = activations::<A>(tile_lanes(rows[r].lanes, tile), !C::BYTE_SUM);
+                }
+                let tile = stream.tile::<K>(tile);
+                for g in 0..G {
+                    let states = tile.states::<K>(first + g);
+                    if bytes::<A>() && C::BYTE_SUM {
+                        let [low, high] = products::<C>(states);
+                        for r in 0..R {
+                            let sum = _mm512_dpbusd_epi32(sums[r][g], low, x[r]);
+                            sums[r][g] = _mm512_dpbusd_epi32(sum, high, x[r]);
+                        }
+                    } else {
+                        let weights = weights::<C>(states);
+                        for r in 0..R {
+                            sums[r][g] = dot_i16(sums[r][g], weights, x[r]);
+                        }
+                    }
+                }
+            }
+            for r in 0..R {
+                let scale = _mm512_set1_ps(rows[r].scales[segment]);
+                for g in 0..G {
+                    let total = &mut totals[r][first + g];
+                    *total = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sums[r][g]), scale, *total);
+                }
+            }
+        }
+    }
+    for r in 0..R {
+        let mut lanes = [0.0; PAIR_SUMS];
+        for (lanes, total) in lanes.as_chunks_mut::<TILE>().0.iter_mut().zip(totals[r]) {
+            store_f32(lanes, total);
+        }
+        let outputs = finish_integer(column.codebook, rows[r], &lanes);
+        out[r * HADAMARD..][..TILE].copy_from_slice(&outputs);
+    }
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vbmi,avx512vnni,avx2,fma,f16c")]
+fn many<A: Activations, C: CodebookMath, const K: u8>(
+    column: Column<'_>,
+    rows: RowsRef<'_, i16>,
+    scratch: Arena<'_>,
+    out: &mut [f32],
+) {
+    let stream = Stream::new::<K>(column, Order::Columns);
+    let segment_tiles = A::SEGMENT_TILES;
+    Panel { column, rows, segment_tiles, scratch, out }.product::<i16, PAIR_SUMS, PANEL_ROWS>(
+        |tiles, panel| unpack::<C, K>(&stream, tiles, panel),
+        |panel: &[i16], segment: Segment<'_, i16>, totals| {
+            multiply_rows::<A>(panel, segment, totals);
+        },
+        |row, totals| finish_integer(column.codebook, row, totals),
+    );
+}
+
+/// Decodes `tiles` into `panel`, group by group.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vbmi,avx512vnni,avx2,fma,f16c")]
+pub(super) fn unpack<C: CodebookMath, const K: u8>(
+    stream: &Stream<'_>,
+    tiles: Range<usize>,
+    panel: &mut [i16],
+) {
+    for (tile, panel) in tiles.zip(panel.as_chunks_mut::<TILE_WEIGHTS>().0) {
+        let tile = stream.tile::<K>(tile);
+        for (g, lanes) in panel.as_chunks_mut::<GROUP_WEIGHTS>().0.iter_mut().enumerate() {
+            store_i16(lanes, weights::<C>(tile.states::<K>(g)));
+        }
+    }
+}
+
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vbmi,avx512vnni,avx2,fma,f16c")]
+fn multiply_rows<A: Activations>(
+    panel: &[i16],
+    segment: Segment<'_, i16>,
+    totals: &mut [[f32; PAIR_SUMS]],
+) {
+    match segment.len {
+        1 => multiply::<A, 1>(panel, segment.rows(), totals),
+        2 => multiply::<A, 2>(panel, segment.rows(), totals),
+        3 => multiply::<A, 3>(panel, segment.rows(), totals),
+        4 => multiply::<A, 4>(panel, segment.rows(), totals),
+        5 => multiply::<A, 5>(panel, segment.rows(), totals),
+        PANEL_ROWS => multiply::<A, PANEL_ROWS>(panel, segment.rows(), totals),
+        len => unreachable!("{len} rows of {PANEL_ROWS}"),
+    }
+}
+
+/// `totals[r] += rows[r] · panel`.
+#[target_feature(enable = "avx512f,avx512bw,avx512vbmi,avx512vnni,avx2,fma,f16c")]
+fn multiply<A: Activations, const R: usize>(
+    panel: &[i16],
+    rows: [(&[i16], f32); R],
+    totals: &mut [[f32; PAIR_SUMS]],
+) {
+    let tiles = panel.as_chunks::<TILE_WEIGHTS>().0;
+    for half in 0..GROUPS / PANEL_GROUPS {
+        let mut sums = [[_mm512_setzero_si512(); PANEL_GROUPS]; R];
+        for (t, tile) in tiles.iter().enumerate() {
+            let mut x = [_mm512_setzero_si512(); R];
+            for r in 0..R {
+                x[r] = activations::<A>(tile_lanes(rows[r].0, t), true);
+            }
+            let groups = &tile.as_chunks::<GROUP_WEIGHTS>().0[half * PANEL_GROUPS..];
+            for g in 0..PANEL_GROUPS {
+                let weights = load_i16(&groups[g]);
+                for r in 0..R {
+                    sums[r][g] = dot_i16(sums[r][g], weights, x[r]);
+                }
+            }
+        }
+        for r in 0..R {
+            let scale = _mm512_set1_ps(rows[r].1);
+            let totals = &mut totals[r].as_chunks_mut::<TILE>().0[half * PANEL_GROUPS..];
+            for g in 0..PANEL_GROUPS {
+                let sum = _mm512_cvtepi32_ps(sums[r][g]);
+                let total = _mm512_fmadd_ps(sum, scale, load_f32(&totals[g]));
+                store_f32(&mut totals[g], total);
+            }
+        }
+    }
+}

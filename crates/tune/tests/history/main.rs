@@ -1,0 +1,5 @@
+//! The history: files, processes, and JSON Lines.
+
+mod common;
+mod files;
+mod jsonl;
