@@ -23,7 +23,8 @@ pub(crate) enum Standing {
 pub(crate) struct ArmState {
     /// `ln t − ln t̂ − clock`, clipped.
     pub(crate) residual: Moments,
-    /// Whether its first sample was so bad that a second one must tell a stall from a slow kernel.
+    /// Whether its latest sample, one of its first four, was so bad that the next one must tell a stall
+    /// from a slow kernel.
     pub(crate) suspected: bool,
     /// The context's call count at the last sample.
     pub(crate) sampled_at: u64,

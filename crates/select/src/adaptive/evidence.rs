@@ -118,6 +118,15 @@ impl PairedTest {
         &self.pairs
     }
 
+    /// Whether the latest pairs are like all of them: where something has changed, a long test would go
+    /// by what was true before it.
+    pub fn is_current(&self, noise: &NoiseModel) -> bool {
+        let latest = self.recent.len().min(self.pairs.n as usize);
+        let mean = self.recent[..latest].iter().sum::<f64>() / latest.max(1) as f64;
+        let sd = (noise.pair_variance() * noise.inflation() / latest.max(1) as f64).sqrt();
+        (mean - self.pairs.mean).abs() <= 2.0 * sd
+    }
+
     /// The log wealth of every bet.
     pub fn wealth(&self, margin: f64, large_margin: f64, noise: &NoiseModel) -> Wealth {
         let Moments { n, mean, .. } = self.units;

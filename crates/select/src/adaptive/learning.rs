@@ -13,9 +13,13 @@ const POOLED_SAMPLES: f64 = 8.0;
 /// Samples that the level above counts as: the prior for a kernel, the kernel for a token bucket.
 const KERNEL_WEIGHT: f64 = 32.0;
 const BUCKET_WEIGHT: f64 = 16.0;
-/// Standard deviations of the prior's error beyond which a first sample may be a stall. Believed, one
-/// stall would keep a kernel from being probed for a long time.
+/// Standard deviations beyond which one of a kernel's first samples may be a stall: of the prior's error
+/// for the first, of the noise for those after it. Believed, one stall would keep a kernel from being
+/// probed for a long time.
 const STALL_SDS: f64 = 3.0;
+const NEXT_STALL_SDS: f64 = 5.0;
+/// Samples before which a kernel's mean may still jump.
+const FEW_SAMPLES: f64 = 4.0;
 /// Wealth, as a logarithm, that retires a challenger: 1 : 20.
 const RETIRING_WEALTH: f64 = 3.0;
 /// Wealth, as a logarithm, that a test keeps when its context's race starts anew.
@@ -78,7 +82,7 @@ impl AdaptivePolicy {
         let sd = (noise.pair_variance() / 2.0).sqrt();
         let pooled = self.pooled_effect(pending.kernel, context.coordinates.token_bucket);
         let expected = pooled + self.common_errors.share() * context.errors.mean;
-        let stall = residual - clock - expected > STALL_SDS * self.prior_errors.mean.sqrt();
+        let surprise = residual - clock - expected > STALL_SDS * self.prior_errors.mean.sqrt();
         let Some(context) = self.contexts.get_mut(&pending.context) else { return false };
         let level = match pending.kernel == context.incumbent {
             true => clock,
@@ -89,13 +93,19 @@ impl AdaptivePolicy {
             state.residual = Moments::of(state.residual.n.min(STALE_SAMPLES), state.residual.mean);
         }
         let before = state.residual;
-        if before.n == 0.0 && stall && !state.suspected {
+        let stall = match before.n {
+            0.0 => surprise,
+            n if n < FEW_SAMPLES => residual - level - before.mean > NEXT_STALL_SDS * sd,
+            _ => false,
+        };
+        if stall && !state.suspected {
             (state.suspected, state.sampled_at) = (true, context.calls);
             return false;
         }
+        state.suspected = false;
         let window = match before.n {
             0.0 => f64::INFINITY,
-            n if n < 4.0 => 0.7,
+            n if n < FEW_SAMPLES => 0.7,
             _ => 5.0 * sd,
         };
         let clipped = (residual - level).clamp(before.mean - window, before.mean + window);
@@ -116,7 +126,7 @@ impl AdaptivePolicy {
             let bucket = (pending.kernel, context.coordinates.token_bucket);
             self.bucket_effects.entry(bucket).or_default().push_forgetting(clipped, MAX_SAMPLES);
         }
-        if pending.kernel != context.incumbent || before.n < 4.0 {
+        if pending.kernel != context.incumbent || before.n < FEW_SAMPLES {
             return false;
         }
         let deviation = (residual - clock - before.mean).clamp(-window, window);
@@ -139,7 +149,7 @@ impl AdaptivePolicy {
         let AdaptiveConfig { margin, large_margin, refresh_calls, .. } = self.config;
         context.restart(refresh_calls, |test| {
             let wealth = test.wealth(margin, large_margin, &noise);
-            wealth.better.max(wealth.much_better) > PROMISING_WEALTH
+            wealth.better.max(wealth.much_better) > PROMISING_WEALTH && test.is_current(&noise)
         });
         self.totals.alarms += 1;
         self.budget.alarm(self.now_ns.saturating_add(self.config.alarm_ns));
