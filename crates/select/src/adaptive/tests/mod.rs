@@ -1,9 +1,11 @@
+mod beliefs;
 mod contexts;
 mod evidence;
 mod faults;
 mod learning;
 mod ledger;
 mod log;
+mod looks;
 mod parts;
 mod properties;
 mod replay;
