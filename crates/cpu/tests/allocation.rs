@@ -1,33 +1,14 @@
 //! A launch on a reserved queue allocates nothing.
 
-use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use trellect_core::{Backend, Call, Codebook, Hidden, LayerShape};
 use trellect_cpu::{CpuBackend, CpuOptions};
 use trellect_exl3::synth::{self, OwnedLayer, SynthSpec};
-
-struct Counting;
-
-static ALLOCATIONS: AtomicUsize = AtomicUsize::new(0);
-
-// SAFETY: every method hands over to the system's allocator unchanged.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
-        // SAFETY: the caller's promise.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        // SAFETY: the caller's promise.
-        unsafe { System.dealloc(pointer, layout) }
-    }
-}
+use trellect_testkit::CountingAllocator;
 
 #[global_allocator]
-static ALLOCATOR: Counting = Counting;
+static ALLOCATOR: CountingAllocator = CountingAllocator;
 
 #[test]
 fn launches_allocate_nothing() {
@@ -46,9 +27,9 @@ fn launches_allocate_nothing() {
             // launch fills tables that all launches share; a launch's own allocation would be
             // there every time.
             let allocates_nothing = (0..8).any(|_| {
-                let before = ALLOCATIONS.load(Ordering::Relaxed);
+                let before = CountingAllocator::of_process();
                 queue.launch(spec.id, &call, &mut out).expect("runs");
-                ALLOCATIONS.load(Ordering::Relaxed) == before
+                CountingAllocator::of_process() == before
             });
             assert!(allocates_nothing, "{} at {tokens} tokens", spec.id);
         }
