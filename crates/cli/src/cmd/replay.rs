@@ -15,8 +15,8 @@ use crate::progress::Progress;
 
 const EXAMPLES: &str = "\
 Policies: uniform, rules, prior, static-table, first-call, plain-mean, epsilon-greedy, ucb1, thompson,
-thompson-fast, adaptive, oracle. The tables are explained in docs/selection.md, matrices and traces in
-docs/selection-matrix.md.
+thompson-fast, adaptive, oracle. The tables are explained in docs/selection-evaluation.md, matrices
+and traces in docs/selection-matrix.md.
 
 Examples:
   trellect replay --simulated --calls 2000 --seeds 2 --policy rules,adaptive
