@@ -5,7 +5,7 @@
 //! - [`fingerprint`]: what was measured where, and how far to trust it elsewhere;
 //! - [`calibrate`]: a linear cost model of every kernel, fitted to a few launches;
 //! - [`bandwidth`]: what memory delivers, the ceiling of every kernel;
-//! - [`bench`]: every kernel timed on cold weights, cell by cell, beside the machine's limits;
+//! - [`mod@bench`]: every kernel timed on cold weights, cell by cell, beside the machine's limits;
 //! - [`matrix`]: every kernel timed in every context, for judging policies offline;
 //! - [`evaluate`]: simulated worlds, baseline policies and their regret;
 //! - [`statistics`]: medians, quantiles and intervals of measured times.

@@ -71,10 +71,12 @@ impl<'a, L> Segment<'a, L> {
     /// The first `R` rows' lanes and scales.
     #[inline(always)]
     pub(crate) fn rows<const R: usize>(&self) -> [(&'a [L], f32); R] {
-        std::array::from_fn(|r| {
-            let row = self.rows.row(self.first + r);
-            let lanes = self.tiles.start * TILE..self.tiles.end * TILE;
-            (&row.lanes[lanes], row.scales[self.number])
-        })
+        let lanes = self.tiles.start * TILE..self.tiles.end * TILE;
+        let mut rows = [(&[][..], 0.0); R];
+        for (row, at) in rows.iter_mut().zip(self.first..) {
+            let whole = self.rows.row(at);
+            *row = (&whole.lanes[lanes.clone()], whole.scales[self.number]);
+        }
+        rows
     }
 }
