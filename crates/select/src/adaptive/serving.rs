@@ -27,6 +27,10 @@ impl Leg {
 }
 
 /// What serves, and what is probed instead.
+/// Share of a context's time that refreshing one retired kernel may lose: slow ones are refreshed
+/// more rarely.
+const REFRESH_LOSS: f64 = 1e-4;
+
 impl AdaptivePolicy {
     /// A new context, begun with what was imported for it. Its incumbent is the rules' pick, or the
     /// kernel expected fastest where that promises enough or the rules' pick may not serve.
@@ -251,7 +255,7 @@ impl AdaptivePolicy {
         let overdue = challengers.iter().find(|(kernel, belief)| {
             let idle = (context.calls - context.arms[*kernel].sampled_at) as f64;
             let loss = (belief.mean - incumbent.mean).exp_m1();
-            idle >= self.config.max_refresh_calls as f64 && idle >= loss / 1e-4
+            idle >= self.config.max_refresh_calls as f64 && idle >= loss / REFRESH_LOSS
         });
         let look = self.look(context, &challengers, &incumbent);
         let overdue = look.or(overdue.map(|&(kernel, _)| kernel));
