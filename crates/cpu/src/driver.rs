@@ -136,8 +136,7 @@ impl Sizes {
             hidden,
             intermediate,
             raw: plan.block_rows * HADAMARD,
-            product_bytes: M::scratch_bytes(plan.block_rows, hidden / TILE)
-                .max(D::scratch_bytes(plan.block_rows, intermediate / TILE)),
+            product_bytes: M::scratch_bytes(plan.block_rows).max(D::scratch_bytes(plan.block_rows)),
             threads,
         }
     }

@@ -204,7 +204,7 @@ impl<A: Activations> Micro for GenericInteger<A> {
         swiglu(gate, up);
     }
 
-    fn scratch_bytes(rows: usize, _k_tiles: usize) -> usize {
+    fn scratch_bytes(rows: usize) -> usize {
         panel_scratch_bytes::<i16, PAIR_SUMS>(rows, A::SEGMENT_TILES)
     }
 
@@ -261,7 +261,7 @@ impl Micro for GenericExact {
         swiglu(gate, up);
     }
 
-    fn scratch_bytes(rows: usize, _k_tiles: usize) -> usize {
+    fn scratch_bytes(rows: usize) -> usize {
         panel_scratch_bytes::<f32, ROW_SUMS>(rows, EXACT_SEGMENT_TILES)
     }
 

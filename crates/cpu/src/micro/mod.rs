@@ -212,9 +212,8 @@ pub(crate) trait Micro: Copy + Send + Sync + 'static {
     /// `gate ← silu(gate) ∘ up`.
     fn swiglu(self, gate: &mut [f32; HADAMARD], up: &[f32; HADAMARD]);
 
-    /// Bytes of scratch memory that [`product`](Self::product) needs for up to `rows` rows of
-    /// `k_tiles` tiles.
-    fn scratch_bytes(rows: usize, k_tiles: usize) -> usize;
+    /// Bytes of scratch memory that [`product`](Self::product) needs for up to `rows` rows.
+    fn scratch_bytes(rows: usize) -> usize;
 
     /// `out[128·r..][..16] = rows[r]·Ŵ` for the 16 channels of `column` and every row, decoding
     /// every weight once. `K` is the width, or 0 to take `column.bits`.
@@ -291,7 +290,7 @@ macro_rules! impl_micro {
                 unsafe { $room::swiglu(gate, up) }
             }
 
-            fn scratch_bytes(rows: usize, _k_tiles: usize) -> usize {
+            fn scratch_bytes(rows: usize) -> usize {
                 $room::scratch_bytes$(::<$a>)?(rows)
             }
 

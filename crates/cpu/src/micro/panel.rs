@@ -3,7 +3,7 @@
 
 use std::ops::Range;
 
-use super::{Column, HADAMARD, Lane, Outputs, RowRef, RowsRef, TILE, TILE_WEIGHTS};
+use super::{Column, HADAMARD, Lane, MR, Outputs, RowRef, RowsRef, TILE, TILE_WEIGHTS};
 use crate::buffer::{Arena, arena_bytes};
 
 /// Bytes of an arena for a panel of `segment_tiles` and `TOTALS` sums for each of `rows` rows.
@@ -12,6 +12,17 @@ pub(crate) fn panel_scratch_bytes<W, const TOTALS: usize>(
     segment_tiles: usize,
 ) -> usize {
     arena_bytes::<W>(segment_tiles * TILE_WEIGHTS) + arena_bytes::<f32>(rows * TOTALS)
+}
+
+/// The same, where up to [`MR`] rows use a weight from the register it was decoded into.
+pub(crate) fn scratch_bytes_past_registers<W, const TOTALS: usize>(
+    rows: usize,
+    segment_tiles: usize,
+) -> usize {
+    match rows > MR {
+        true => panel_scratch_bytes::<W, TOTALS>(rows, segment_tiles),
+        false => 0,
+    }
 }
 
 /// A product of many rows.

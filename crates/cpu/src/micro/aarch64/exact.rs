@@ -7,10 +7,10 @@ use trellect_core::{HADAMARD, NumericClass, TILE};
 
 use super::super::codebook::{CodebookMath, with_codebook};
 use super::super::generic::{EXACT_SEGMENT_TILES, PAIR_SUMS, sum_pairs};
-use super::super::panel::{Panel, Segment, panel_scratch_bytes};
+use super::super::panel::{Panel, Segment, scratch_bytes_past_registers};
 use super::super::rotate as body;
 use super::super::{
-    Column, GROUPS, MR, RowMut, RowRef, RowsRef, SPLIT_ROW_OF_LANE, TILE_WEIGHTS, tile_lanes,
+    Column, GROUPS, RowMut, RowRef, RowsRef, SPLIT_ROW_OF_LANE, TILE_WEIGHTS, tile_lanes,
 };
 use super::stream::{Stream, Tile, byte_sums, half_sums, load_f32, store_f32};
 use crate::buffer::Arena;
@@ -48,10 +48,7 @@ pub(super) fn swiglu(gate: &mut [f32; HADAMARD], up: &[f32; HADAMARD]) {
 }
 
 pub(super) fn scratch_bytes(rows: usize) -> usize {
-    match rows > MR {
-        true => panel_scratch_bytes::<f32, PAIR_SUMS>(rows, EXACT_SEGMENT_TILES),
-        false => 0,
-    }
+    scratch_bytes_past_registers::<f32, PAIR_SUMS>(rows, EXACT_SEGMENT_TILES)
 }
 
 #[target_feature(enable = "neon,fp16")]

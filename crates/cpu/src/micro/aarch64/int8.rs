@@ -13,7 +13,7 @@ use zerocopy::IntoBytes;
 
 use super::super::codebook::{CodebookMath, with_codebook};
 use super::super::generic::{Activations, Int8Activations};
-use super::super::panel::{Panel, Segment, panel_scratch_bytes};
+use super::super::panel::{Panel, Segment, scratch_bytes_past_registers};
 use super::super::rotate::{quantise_integer, store_tile};
 use super::super::{Column, GROUPS, MR, RowMut, RowsRef, TILE_WEIGHTS, tile_lanes};
 use super::integer::{few_bytes, finish, split, weights};
@@ -47,10 +47,7 @@ pub(super) fn quantise(rotated: &[f32], out: RowMut<'_, i8>) {
 }
 
 pub(super) fn scratch_bytes(rows: usize) -> usize {
-    match rows > MR {
-        true => panel_scratch_bytes::<i16, TILE>(rows, SEGMENT_TILES),
-        false => 0,
-    }
+    scratch_bytes_past_registers::<i16, TILE>(rows, SEGMENT_TILES)
 }
 
 #[target_feature(enable = "neon,fp16,i8mm")]

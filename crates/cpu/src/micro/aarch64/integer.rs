@@ -8,7 +8,7 @@ use trellect_core::{HADAMARD, NumericClass, TILE};
 
 use super::super::codebook::{CodebookMath, with_codebook};
 use super::super::generic::{Activations, Int8Activations, PAIR_SUMS, sum_pairs};
-use super::super::panel::{Panel, Segment, panel_scratch_bytes};
+use super::super::panel::{Panel, Segment, scratch_bytes_past_registers};
 use super::super::rotate::{quantise_integer, store_tile};
 use super::super::{
     Column, GROUPS, MR, Outputs, RowMut, RowRef, RowsRef, SPLIT_LANES, TILE_WEIGHTS, tile_lanes,
@@ -46,10 +46,7 @@ pub(super) fn split(lanes: [i16; TILE]) -> [i16; TILE] {
 }
 
 pub(super) fn scratch_bytes<A: Activations>(rows: usize) -> usize {
-    match rows > MR {
-        true => panel_scratch_bytes::<i16, PAIR_SUMS>(rows, A::SEGMENT_TILES),
-        false => 0,
-    }
+    scratch_bytes_past_registers::<i16, PAIR_SUMS>(rows, A::SEGMENT_TILES)
 }
 
 #[target_feature(enable = "neon,fp16")]

@@ -23,10 +23,10 @@ use crate::isa::Amx;
 #[derive(Clone, Copy)]
 pub(crate) struct AmxHalf(pub(crate) Amx);
 
-/// The 8-bit digits of an activation: the high one, and the low one of 7 bits.
+/// The 8-bit digits of an activation: the high one, and the low one of 7 bits. A row's lanes are all
+/// its high digits, then all its low ones.
 const DIGITS: usize = 2;
 
-/// Lanes of a row: all high digits, then all low ones.
 impl Micro for AmxHalf {
     type Lane = i8;
     const CLASS: NumericClass = NumericClass::Half;
@@ -54,7 +54,7 @@ impl Micro for AmxHalf {
         unsafe { exact::swiglu(gate, up) }
     }
 
-    fn scratch_bytes(rows: usize, _k_tiles: usize) -> usize {
+    fn scratch_bytes(rows: usize) -> usize {
         product::scratch_bytes(rows)
     }
 

@@ -7,9 +7,9 @@ use trellect_core::{HADAMARD, NumericClass, TILE};
 
 use super::super::super::codebook::{CodebookMath, with_codebook};
 use super::super::super::generic::{Activations, PAIR_SUMS, finish_integer};
-use super::super::super::panel::{Panel, Segment, panel_scratch_bytes};
+use super::super::super::panel::{Panel, Segment, scratch_bytes_past_registers};
 use super::super::super::rotate::{quantise_integer, store_tile};
-use super::super::super::{Column, GROUPS, MR, RowMut, RowRef, RowsRef, TILE_WEIGHTS, tile_lanes};
+use super::super::super::{Column, GROUPS, RowMut, RowRef, RowsRef, TILE_WEIGHTS, tile_lanes};
 use super::super::{Halves, MANTISSA_XOR, POWERS};
 use super::stream::{Stream, Tile, load_bytes, load_f32, load_i16, store_f32, store_i16};
 use crate::buffer::Arena;
@@ -34,10 +34,7 @@ pub(super) fn quantise<A: Activations>(rotated: &[f32], out: RowMut<'_, i16>) {
 }
 
 pub(super) fn scratch_bytes<A: Activations>(rows: usize) -> usize {
-    match rows > MR {
-        true => panel_scratch_bytes::<i16, PAIR_SUMS>(rows, A::SEGMENT_TILES),
-        false => 0,
-    }
+    scratch_bytes_past_registers::<i16, PAIR_SUMS>(rows, A::SEGMENT_TILES)
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]

@@ -9,11 +9,10 @@ use super::super::super::codebook::{
     BYTE_SUM_BIAS, BYTE_SUM_STEP, CodebookMath, HALF_MASK, HALF_XOR, with_codebook,
 };
 use super::super::super::generic::{EXACT_SEGMENT_TILES, ROW_SUMS, finish_exact};
-use super::super::super::panel::{Panel, Segment, panel_scratch_bytes};
+use super::super::super::panel::{Panel, Segment, scratch_bytes_past_registers};
 use super::super::super::rotate as body;
 use super::super::super::{
-    Column, GROUP_WEIGHTS, GROUPS, MR, ROW_OF_LANE, RowMut, RowRef, RowsRef, TILE_WEIGHTS,
-    tile_lanes,
+    Column, GROUP_WEIGHTS, GROUPS, ROW_OF_LANE, RowMut, RowRef, RowsRef, TILE_WEIGHTS, tile_lanes,
 };
 use super::stream::{Order, Stream, load_f32, store_f32};
 use crate::buffer::Arena;
@@ -55,10 +54,7 @@ pub(in crate::micro::x86) fn swiglu(gate: &mut [f32; HADAMARD], up: &[f32; HADAM
 }
 
 pub(super) fn scratch_bytes(rows: usize) -> usize {
-    match rows > MR {
-        true => panel_scratch_bytes::<f32, ROW_SUMS>(rows, EXACT_SEGMENT_TILES),
-        false => 0,
-    }
+    scratch_bytes_past_registers::<f32, ROW_SUMS>(rows, EXACT_SEGMENT_TILES)
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vbmi,avx512vnni,avx2,fma,f16c")]

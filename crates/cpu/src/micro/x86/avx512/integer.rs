@@ -11,10 +11,10 @@ use trellect_core::{HADAMARD, NumericClass, TILE};
 
 use super::super::super::codebook::{CodebookMath, with_codebook};
 use super::super::super::generic::{Activations, PAIR_SUMS, finish_integer};
-use super::super::super::panel::{Panel, Segment, panel_scratch_bytes};
+use super::super::super::panel::{Panel, Segment, scratch_bytes_past_registers};
 use super::super::super::rotate::{quantise_integer, store_tile};
 use super::super::super::{
-    Column, GROUP_WEIGHTS, GROUPS, MR, RowMut, RowRef, RowsRef, TILE_WEIGHTS, tile_lanes,
+    Column, GROUP_WEIGHTS, GROUPS, RowMut, RowRef, RowsRef, TILE_WEIGHTS, tile_lanes,
 };
 use super::super::{MANTISSA_XOR, POWERS};
 use super::stream::{
@@ -57,10 +57,7 @@ const fn bytes<A: Activations>() -> bool {
 }
 
 pub(super) fn scratch_bytes<A: Activations>(rows: usize) -> usize {
-    match rows > MR {
-        true => panel_scratch_bytes::<i16, PAIR_SUMS>(rows, A::SEGMENT_TILES),
-        false => 0,
-    }
+    scratch_bytes_past_registers::<i16, PAIR_SUMS>(rows, A::SEGMENT_TILES)
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vbmi,avx512vnni,avx2,fma,f16c")]
