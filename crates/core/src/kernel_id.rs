@@ -188,6 +188,11 @@ impl KernelId {
         Self { variant: None, ..self }
     }
 
+    /// The backend that this is an implementation of; `None` where the name leaves it open.
+    pub fn backend(self) -> Option<BackendKind> {
+        self.variant.map(|variant| variant.backend())
+    }
+
     /// Whether this name means `kernel`: a name without implementation means every one of them.
     #[inline]
     pub fn names(self, kernel: Self) -> bool {

@@ -43,10 +43,10 @@
 //!
 //! ```
 //! use trellect_core::{BitTuple, CallFacts, NumericClass};
-//! use trellect_select::{Request, RuleConfig, RulePolicy, catalogue};
+//! use trellect_select::{Request, RuleConfig, RulePolicy, Thresholds, catalogue};
 //!
 //! let config = RuleConfig { exploration_rate: 0.0, ..RuleConfig::default() };
-//! let candidates = catalogue(&config.thresholds);
+//! let candidates = catalogue(&Thresholds::default());
 //! let mut policy = RulePolicy::new(config)?;
 //! let decision = policy.select(
 //!     &Request::new(CallFacts {

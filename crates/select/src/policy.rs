@@ -11,7 +11,7 @@ use crate::paired::{PairedResult, PairedTest};
 use crate::rules::Rules;
 use crate::{
     ConfigError, Decision, Explanation, HistoryRow, LatencyError, Reason, RecordError, Request,
-    RuleConfig, SelectError, Statistics,
+    RuleConfig, SelectError, Statistics, Thresholds,
 };
 
 /// The rule policy: its configuration, its history, its random numbers and its counters.
@@ -22,6 +22,7 @@ use crate::{
 #[derive(Debug)]
 pub struct RulePolicy {
     config: RuleConfig,
+    thresholds: Thresholds,
     seed: u64,
     rng: ChaCha8Rng,
     history: History,
@@ -43,13 +44,19 @@ impl RulePolicy {
         config.check()?;
         let seed = config.seed.unwrap_or_else(fresh_seed);
         let rng = ChaCha8Rng::seed_from_u64(seed);
+        let thresholds = config.thresholds.clone().unwrap_or_default();
         let (history, statistics) = (History::default(), Statistics::default());
-        Ok(Self { config, seed, rng, history, statistics })
+        Ok(Self { config, thresholds, seed, rng, history, statistics })
     }
 
     /// The configuration.
     pub const fn config(&self) -> &RuleConfig {
         &self.config
+    }
+
+    /// The rules' numbers in use.
+    pub const fn thresholds(&self) -> &Thresholds {
+        &self.thresholds
     }
 
     /// The seed in use, with which a run can be repeated.
@@ -128,7 +135,7 @@ impl RulePolicy {
             return Err(RecordError::NoTokens);
         }
         LatencyError::check(latency_ms)?;
-        let bucket = self.config.thresholds.bucket(num_tokens);
+        let bucket = self.thresholds.bucket(num_tokens);
         self.history.push(kernel, bucket, latency_ms, self.config.history_len);
         Ok(())
     }
@@ -144,7 +151,8 @@ impl RulePolicy {
         candidates: &[KernelSpec],
     ) -> Result<Explanation, SelectError> {
         request.check()?;
-        Explanation::new(&Rules { config: &self.config, request, candidates }, &self.history)
+        let Self { config, thresholds, history, .. } = self;
+        Explanation::new(&Rules { config, thresholds, request, candidates }, history)
     }
 
     /// What has been selected so far.
@@ -203,11 +211,12 @@ impl RulePolicy {
         candidates: &[KernelSpec],
     ) -> Result<(Decision, Option<Decision>), SelectError> {
         request.check()?;
-        let rules = Rules { config: &self.config, request, candidates };
+        let Self { config, thresholds, history, rng, .. } = self;
+        let rules = Rules { config, thresholds, request, candidates };
         let baseline = rules.baseline()?;
-        let history = self.history.remembering(baseline.bucket);
+        let history = history.remembering(baseline.bucket);
         let incumbent = feedback(&rules, &baseline, history).unwrap_or(baseline);
-        Ok((incumbent, explore(&mut self.rng, &rules, &incumbent)))
+        Ok((incumbent, explore(rng, &rules, &incumbent)))
     }
 }
 

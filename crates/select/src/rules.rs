@@ -1,11 +1,14 @@
 use trellect_core::{CallFacts, Family, KernelId, KernelSpec, NumericClass, Rejection, WhyNot};
 
-use crate::{Bucket, Decision, HeuristicFamily, Reason, Request, RuleConfig, SelectError};
+use crate::{
+    Bucket, Decision, HeuristicFamily, Reason, Request, RuleConfig, SelectError, Thresholds,
+};
 
 /// The rules applied to one request: pure, so that explaining asks the same questions as selecting.
 #[derive(Clone, Copy)]
 pub(crate) struct Rules<'a> {
     pub(crate) config: &'a RuleConfig,
+    pub(crate) thresholds: &'a Thresholds,
     pub(crate) request: &'a Request<'a>,
     pub(crate) candidates: &'a [KernelSpec],
 }
@@ -48,7 +51,7 @@ impl<'a> Rules<'a> {
             return (Bucket::Base.standard_kernel(asked), Reason::MemoryPressure);
         }
         let standard = self.bucket().standard_kernel(asked);
-        let skew_share = self.config.thresholds.skew_share;
+        let skew_share = self.thresholds.skew_share;
         if self.request.top_expert_share.is_some_and(|share| share >= skew_share) {
             return (standard, Reason::ActivationPatternSkewed);
         }
@@ -61,7 +64,7 @@ impl<'a> Rules<'a> {
         let special = standard.with_tuple(*tuple);
         let wanted = standard == KernelId::new(Family::Decode)
             && rest.iter().all(|other| other == tuple)
-            && self.config.thresholds.specialised_decode.contains(tuple);
+            && self.thresholds.specialised_decode.contains(tuple);
         let class = self.request.call.numeric;
         let exists = |spec: &KernelSpec| spec.class == class && is_named(spec, special);
         (wanted && self.candidates.iter().any(exists)).then_some(special)
@@ -149,7 +152,7 @@ impl<'a> Rules<'a> {
     }
 
     fn bucket(&self) -> Bucket {
-        self.config.thresholds.bucket(self.request.call.num_tokens)
+        self.thresholds.bucket(self.request.call.num_tokens)
     }
 
     fn decision(

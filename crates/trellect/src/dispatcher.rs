@@ -12,7 +12,9 @@ use trellect_core::{
     NumericClass, PrepareError, PreparedLayer, Queue, Routing, WhyNot,
 };
 use trellect_exl3::MoeLayer;
-use trellect_select::{ConfigError, Considered, HistoryRow, RuleConfig, RulePolicy, Statistics};
+use trellect_select::{
+    ConfigError, Considered, HistoryRow, RuleConfig, RulePolicy, Statistics, Thresholds,
+};
 
 use crate::call::CallSketch;
 use crate::selector::Link;
@@ -88,7 +90,8 @@ impl Dispatcher {
         layer: Arc<dyn PreparedLayer>,
         options: DispatcherOptions,
     ) -> Result<Self, ConfigError> {
-        let DispatcherOptions { numeric, rules, available, policy } = options;
+        let DispatcherOptions { numeric, mut rules, available, policy } = options;
+        rules.thresholds.get_or_insert_with(|| Thresholds::of(backend.kind()));
         let candidates: Vec<KernelSpec> = layer.specs().copied().collect();
         let (rules, link) = match policy {
             Policy::Rules => (RulePolicy::new(rules)?, None),
@@ -97,7 +100,7 @@ impl Dispatcher {
                 let arms = arms(&candidates, numeric, available.as_deref());
                 // Without a kernel of the class the rules may still find one of another.
                 let link = (!arms.is_empty()).then(|| {
-                    let thresholds = &rules.config().thresholds;
+                    let thresholds = rules.thresholds();
                     selector.unwrap_or_default().attach(&backend, &layer, numeric, arms, thresholds)
                 });
                 (rules, link)

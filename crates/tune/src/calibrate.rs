@@ -8,13 +8,14 @@
 
 mod fit;
 mod stored;
+mod typical;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use trellect_core::{
-    BitTuple, Call, CallError, CallFacts, Hidden, KernelId, KernelSpec, LaunchError, NumericClass,
-    PreparedLayer, Queue, Routing, RoutingError,
+    BackendKind, BitTuple, Call, CallError, CallFacts, Hidden, KernelId, KernelSpec, LaunchError,
+    NumericClass, PreparedLayer, Queue, Routing, RoutingError,
 };
 
 use trellect_select::adaptive::CostCoefficients;
@@ -25,8 +26,8 @@ use crate::work::Workload;
 
 use fit::{Model, Sample};
 
-pub use fit::default_cost;
 pub use stored::{StoredCalibration, StoredCost};
+pub use typical::default_cost;
 
 /// What a calibration may take.
 pub const DEFAULT_BUDGET: Duration = Duration::from_millis(200);
@@ -36,9 +37,12 @@ pub const DEFAULT_BUDGET: Duration = Duration::from_millis(200);
 const SLOW: f64 = 4.0;
 const SLOW_LAUNCHES: usize = 2;
 
-/// Probes as (rows of every expert, experts), cheap and telling ones first: rows that share a
+/// Probes of a CPU as (rows of every expert, experts), cheap and telling ones first: rows that share a
 /// decoding tell it from the multiply-adds, experts tell both from what a call costs anyway.
 const PROBES: [(usize, usize); 6] = [(1, 1), (4, 1), (1, 4), (16, 1), (2, 4), (4, 4)];
+
+/// Those of a GPU, which a few experts do not fill: below that, work costs nothing and tells nothing.
+const GPU_PROBES: [(usize, usize); 6] = [(1, 4), (1, 8), (8, 16), (4, 64), (16, 64), (64, 64)];
 
 /// The time of a call in nanoseconds, going by a kernel's cost model.
 pub fn predict_ns(cost: &CostCoefficients, work: &Workload, rows_per_decode: usize) -> f64 {
@@ -92,10 +96,11 @@ pub fn calibrate(
     budget: Duration,
 ) -> Result<Calibration, CalibrateError> {
     let start = Instant::now();
-    let mut bench = Bench::new(layers);
     let mut model = Model::new(in_turn(layers, numeric));
+    let probes = probes(model.kernels());
+    let mut bench = Bench::new(layers, probes);
     let on_layers = |(rows, experts)| (0..layers.len()).map(move |layer| (layer, rows, experts));
-    let turns: Vec<(usize, usize, usize)> = PROBES.into_iter().flat_map(on_layers).collect();
+    let turns: Vec<_> = probes.iter().copied().flat_map(on_layers).collect();
     let mut launched = true;
     while launched {
         launched = false;
@@ -145,6 +150,14 @@ fn in_turn(layers: &[Arc<dyn PreparedLayer>], numeric: NumericClass) -> Vec<Kern
     ranked.into_iter().map(|(_, spec)| spec).collect()
 }
 
+/// The probes of the device that has `kernels`.
+fn probes(kernels: &[KernelSpec]) -> &'static [(usize, usize)] {
+    match kernels.first().and_then(|spec| spec.id.backend()) {
+        Some(BackendKind::Cuda | BackendKind::Wgpu) => &GPU_PROBES,
+        Some(BackendKind::Cpu) | None => &PROBES,
+    }
+}
+
 /// What launches need, and which experts are next.
 struct Bench<'a> {
     layers: &'a [Arc<dyn PreparedLayer>],
@@ -156,8 +169,8 @@ struct Bench<'a> {
 }
 
 impl<'a> Bench<'a> {
-    fn new(layers: &'a [Arc<dyn PreparedLayer>]) -> Self {
-        let widest = PROBES.iter().map(|(rows, _)| *rows).max().unwrap_or(0);
+    fn new(layers: &'a [Arc<dyn PreparedLayer>], probes: &[(usize, usize)]) -> Self {
+        let widest = probes.iter().map(|(rows, _)| *rows).max().unwrap_or(0);
         let longest = layers.iter().map(|layer| layer.shape().hidden_size).max().unwrap_or(0);
         Self {
             layers,

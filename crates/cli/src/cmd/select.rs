@@ -117,8 +117,8 @@ pub(crate) fn run(args: &SelectArgs) -> anyhow::Result<()> {
     }
     let config =
         RuleConfig { exploration_rate: args.exploration, seed: args.seed, ..RuleConfig::default() };
-    let candidates = catalogue(&config.thresholds);
     let mut policy = RulePolicy::new(config)?;
+    let candidates = catalogue(policy.thresholds());
     let tuple = args.tuple();
     let request = args.request(args.batch, tuple.as_slice());
     let decision = policy.select(&request, &candidates)?;

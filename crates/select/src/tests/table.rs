@@ -1,6 +1,6 @@
 use std::collections::BTreeSet;
 
-use trellect_core::{Bits, NumericClass, TokenRange};
+use trellect_core::{BackendKind, Bits, NumericClass, TokenRange};
 
 use super::*;
 use crate::{Bucket, HeuristicFamily, Reason, reachable_kernels};
@@ -114,7 +114,8 @@ fn thresholds_are_data() {
         skew_share: 0.5,
     };
     let candidates = catalogue(&thresholds);
-    let config = RuleConfig { exploration_rate: 0.0, thresholds, ..RuleConfig::default() };
+    let config =
+        RuleConfig { exploration_rate: 0.0, thresholds: Some(thresholds), ..RuleConfig::default() };
     let mut policy = RulePolicy::new(config).unwrap();
     for (num_tokens, active, suffix) in [
         (1, tuple(4, 4, 4), "_decode_4_4_4"),
@@ -167,4 +168,16 @@ fn reachable_names_are_exactly_those_ever_chosen() {
     let reachable = reachable_kernels(&Thresholds::default());
     assert_eq!(reachable.len(), 11);
     assert_eq!(chosen, reachable.into_iter().collect());
+}
+
+#[test]
+fn a_gpu_keeps_the_base_kernel_for_longer() {
+    let row = |device, num_tokens| Thresholds::of(device).bucket(num_tokens);
+    assert_eq!(row(BackendKind::Cpu, 33), Bucket::LargeBatch);
+    for device in [BackendKind::Cuda, BackendKind::Wgpu] {
+        assert_eq!(
+            [33, 255, 256].map(|tokens| row(device, tokens)),
+            [Bucket::Base, Bucket::Base, Bucket::LargeBatch]
+        );
+    }
 }

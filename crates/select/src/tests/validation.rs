@@ -46,7 +46,7 @@ fn bad_configurations_are_named() {
         let config = RuleConfig { memory_pressure_threshold: found, ..RuleConfig::default() };
         assert_eq!(error(config), share_error("memory_pressure_threshold", found));
         let thresholds = Thresholds { skew_share: found, ..Thresholds::default() };
-        let config = RuleConfig { thresholds, ..RuleConfig::default() };
+        let config = RuleConfig { thresholds: Some(thresholds), ..RuleConfig::default() };
         assert_eq!(error(config), share_error("skew_share", found));
         let refused = policy.set_exploration_rate(found).unwrap_err();
         assert_eq!(refused.to_string(), share_error("exploration_rate", found));
@@ -87,7 +87,7 @@ fn the_token_table_ascends() {
     for (prefill4_from, base_from, large_batch_from) in [(0, 17, 33), (18, 17, 33), (2, 34, 33)] {
         let thresholds =
             Thresholds { prefill4_from, base_from, large_batch_from, ..Thresholds::default() };
-        let config = RuleConfig { thresholds, ..RuleConfig::default() };
+        let config = RuleConfig { thresholds: Some(thresholds), ..RuleConfig::default() };
         let error = RulePolicy::new(config).unwrap_err();
         let expected = ConfigError::TableOrder { prefill4_from, base_from, large_batch_from };
         assert_eq!(error, expected);

@@ -201,7 +201,7 @@ impl Selector {
         if arms.is_empty() || num_tokens == 0 {
             return None;
         }
-        let thresholds = &Thresholds::default();
+        let thresholds = &Thresholds::of(backend.kind());
         let newcomer = Newcomer { backend, shape, numeric, arms, layer: None, thresholds };
         let call = KnownCall::new(num_tokens, loads);
         Some(self.core.shared.lock().learner_of(newcomer).explain(&call))

@@ -30,7 +30,7 @@ pub(crate) fn mis_set(selector: &Selector) -> Option<(DispatcherOptions, [Kernel
     let thresholds =
         Thresholds { prefill4_from: 1, base_from: 1, large_batch_from: 99, ..Default::default() };
     let options = DispatcherOptions {
-        rules: RuleConfig { thresholds, ..DispatcherOptions::default().rules },
+        rules: RuleConfig { thresholds: Some(thresholds), ..DispatcherOptions::default().rules },
         available: Some(vec![slow, fast]),
         ..sharing(selector)
     };

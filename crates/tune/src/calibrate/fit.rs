@@ -6,10 +6,10 @@
 //! one kernel. A pull counts as a fraction of a launch for every coefficient: as much as the noise of
 //! the launches compared with how far kernels differ.
 
-use trellect_core::{KernelId, KernelSpec};
+use trellect_core::{BackendKind, KernelId, KernelSpec};
 use trellect_select::adaptive::CostCoefficients;
 
-use super::{KernelCost, predict_ns};
+use super::{KernelCost, default_cost, predict_ns};
 use crate::nnls::{self, Weighted};
 use crate::statistics::median;
 use crate::work::Workload;
@@ -19,18 +19,6 @@ const SPREAD: f64 = 0.3 * 0.3;
 
 /// Weight of what is typical, in launches for every coefficient.
 const TYPICAL_WEIGHT: f64 = 0.3;
-
-/// What is typical of a kernel's implementation, going by its name. Only ratios matter once a
-/// launch has been seen. From the fastest samples of the recording `glm-4.7-flash-mixed` of
-/// `bench-record/cpu-2core-xeon`.
-pub fn default_cost(kernel: KernelId) -> CostCoefficients {
-    let (ns_per_decoded_weight, ns_per_mac) = match kernel.variant.as_ref().map(|it| it.name()) {
-        Some("generic") => (2.0, 0.9),
-        Some("avx2") => (0.13, 0.062),
-        _ => (0.07, 0.027),
-    };
-    CostCoefficients { launch_ns: 2e4, ns_per_decoded_weight, ns_per_mac, ns_per_pair: 200.0 }
-}
 
 /// A launch: how much of everything its work was, and its time.
 #[derive(Clone, Copy, Debug)]
@@ -114,9 +102,16 @@ impl Model {
     }
 
     fn variant_samples(&self, kernel: usize) -> impl Iterator<Item = &Sample> {
-        let variant = self.kernels[kernel].id.variant;
-        self.samples.iter().filter(move |it| self.kernels[it.kernel].id.variant == variant)
+        let of = self.kernels[kernel].id;
+        self.samples.iter().filter(move |it| are_of_a_kind(of, self.kernels[it.kernel].id))
     }
+}
+
+/// Whether two kernels should cost much the same for every unit of work: on a CPU those of one
+/// instruction set, on a GPU those of one family and tiling.
+fn are_of_a_kind(a: KernelId, b: KernelId) -> bool {
+    let on_cpu = a.backend().is_none_or(|backend| backend == BackendKind::Cpu);
+    a.variant == b.variant && (on_cpu || a.family == b.family)
 }
 
 /// The coefficients that fit `samples`, pulled towards `expected`; those expected to be 0 stay so.

@@ -23,7 +23,7 @@ use chacha20::ChaCha8Rng;
 use rand::{RngExt, SeedableRng};
 use trellect_core::{BitTuple, CallFacts, KernelId, KernelSpec, LayerShape, TokenRange};
 use trellect_select::adaptive::{Arm, CallFeatures, CostCoefficients, ExpertLoad};
-use trellect_select::{ConfigError, Request, RuleConfig, RulePolicy, SelectError};
+use trellect_select::{ConfigError, Request, RuleConfig, RulePolicy, SelectError, Thresholds};
 
 use super::world::best_of;
 use super::{Sight, Trace, Trained, World};
@@ -82,7 +82,9 @@ impl Recording {
         let shape = matrix.shape.layer();
         let arms: Vec<Arm> = (0..matrix.kernels.len()).map(|kernel| arm(matrix, kernel)).collect();
         let candidates: Vec<KernelSpec> = arms.iter().map(|arm| arm.spec).collect();
-        let quiet = RuleConfig { exploration_rate: 0.0, ..RuleConfig::default() };
+        let device = candidates.first().and_then(|spec| spec.id.backend());
+        let thresholds = device.map(Thresholds::of);
+        let quiet = RuleConfig { exploration_rate: 0.0, thresholds, ..RuleConfig::default() };
         let mut rules = RulePolicy::new(quiet)?;
         let mut contexts = Vec::with_capacity(matrix.contexts.len());
         for (index, context) in matrix.contexts.iter().enumerate() {

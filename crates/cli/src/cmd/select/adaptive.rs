@@ -10,7 +10,7 @@ use clap::error::ErrorKind;
 use serde::Serialize;
 use trellect::core::{Backend, KernelId, KernelSpec, NumericClass};
 use trellect::select::adaptive::{AdaptiveExplanation, ExpertLoad, Mode};
-use trellect::select::{RuleConfig, RulePolicy};
+use trellect::select::{RuleConfig, RulePolicy, Thresholds};
 use trellect::{Selector, SelectorOptions};
 
 use super::SelectArgs;
@@ -64,7 +64,8 @@ pub(super) fn run(args: &SelectArgs) -> anyhow::Result<()> {
         backend.kernels(&shape, &[tuple]).into_iter().flatten().collect();
     let tuples = [tuple];
     let request = args.request(args.batch * args.shape.top_k, &tuples);
-    let rules = RuleConfig { exploration_rate: 0.0, ..RuleConfig::default() };
+    let thresholds = Some(Thresholds::of(backend.kind()));
+    let rules = RuleConfig { exploration_rate: 0.0, thresholds, ..RuleConfig::default() };
     let decision = RulePolicy::new(rules)?.select(&request, &candidates)?;
     let is_listed = |spec: &&KernelSpec| {
         let names = |name: &KernelId| name.names(spec.id);

@@ -69,11 +69,8 @@ impl Controller {
             Err(error) => self.status.error = Some(error.to_string()),
         }
         let none = StoredCalibration { bytes_per_ns: 0.0, kernels: Vec::new() };
-        // The cost model's terms and the memory's bandwidth are the processor's; a GPU's fixed costs
-        // need another model, and until then its kernels start as the rules say.
-        let fits =
-            newcomer.backend.kind() == BackendKind::Cpu && !self.calibration_budget.is_zero();
-        let Some(layer) = newcomer.layer.filter(|_| fits) else {
+        let wanted = !self.calibration_budget.is_zero();
+        let Some(layer) = newcomer.layer.filter(|_| wanted) else {
             return none;
         };
         let layers = [Arc::clone(layer)];
@@ -81,7 +78,12 @@ impl Controller {
             // A kernel that fails here will fail in a call, too, which says so.
             return none;
         };
-        let stored = StoredCalibration::new(&found, host_bytes_per_ns());
+        let bytes_per_ns = match newcomer.backend.kind() {
+            BackendKind::Cpu => host_bytes_per_ns(),
+            // Not measured: no kernel is given up for the bandwidth it would need.
+            BackendKind::Cuda | BackendKind::Wgpu => 0.0,
+        };
+        let stored = StoredCalibration::new(&found, bytes_per_ns);
         match self.history.keep_calibration(environment, &stored, unix_s()) {
             Ok(kept) => kept,
             Err(error) => {
