@@ -3,6 +3,7 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use crate::arm::arm;
+use crate::manual::manual;
 use crate::sanitize::{asan, miri};
 use crate::shell::{Failure, cargo, nightly_cargo, root, run, succeeds};
 
@@ -18,6 +19,7 @@ pub(crate) enum Chore {
     Arm,
     Miri,
     Asan,
+    Manual,
     Fuzz { seconds: u32 },
 }
 
@@ -32,6 +34,7 @@ impl Chore {
             ["arm"] => Some(Self::Arm),
             ["miri"] => Some(Self::Miri),
             ["asan"] => Some(Self::Asan),
+            ["manual"] => Some(Self::Manual),
             ["fuzz"] => Some(Self::Fuzz { seconds: FUZZ_SECONDS }),
             ["fuzz", seconds] => {
                 // libFuzzer takes 0 for "without end".
@@ -52,6 +55,7 @@ impl Chore {
             Self::Arm => arm(),
             Self::Miri => miri(),
             Self::Asan => asan(),
+            Self::Manual => manual(),
             Self::Fuzz { seconds } => fuzz(seconds),
         }
     }
@@ -173,6 +177,7 @@ mod tests {
         assert_eq!(Chore::parse(&["arm"]), Some(Chore::Arm));
         assert_eq!(Chore::parse(&["miri"]), Some(Chore::Miri));
         assert_eq!(Chore::parse(&["asan"]), Some(Chore::Asan));
+        assert_eq!(Chore::parse(&["manual"]), Some(Chore::Manual));
         assert_eq!(Chore::parse(&["fuzz"]), Some(Chore::Fuzz { seconds: FUZZ_SECONDS }));
         assert_eq!(Chore::parse(&["fuzz", "5"]), Some(Chore::Fuzz { seconds: 5 }));
     }

@@ -3,6 +3,7 @@
 
 mod arm;
 mod chore;
+mod manual;
 mod sanitize;
 mod shell;
 
@@ -21,6 +22,7 @@ usage: cargo xtask CHORE
   arm             the CPU kernels of AArch64, in an emulator; installs it and the cross compiler
   miri            portable code that holds unsafe code or reads files, in an interpreter (nightly)
   asan            the CPU kernels and the lock-free code under AddressSanitizer (nightly)
+  manual          manual pages and shell completions of the program, into target/manual
   fuzz [SECONDS]  every fuzz target for SECONDS each (60)";
 
 fn main() -> ExitCode {

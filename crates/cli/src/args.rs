@@ -13,7 +13,9 @@ use trellect::cpu::{CpuBackend, CpuOptions};
 use trellect::cuda::CudaBackend;
 use trellect::select::adaptive::Mode;
 
-use crate::cmd::{ab, bench, doctor, history, inspect, replay, run, select, stats, synth, tune};
+use crate::cmd::{
+    ab, bench, doctor, history, inspect, manual, replay, run, select, stats, synth, tune,
+};
 use crate::device::Device;
 
 /// Most tokens of one call that a flag may ask for.
@@ -61,7 +63,8 @@ pub(crate) enum Command {
     /// Measure every kernel on shapes, widths and tokens: how fast, how near the machine's limit, what
     /// the selector's picks cost.
     Bench(bench::BenchArgs),
-    /// Compare two kernels on the same calls: speedup, its interval, and what is shown.
+    /// Compare two kernels, thread counts, environments or commands: speedup, its interval, and what
+    /// is shown.
     Ab(ab::AbArgs),
     /// Measure every kernel in every context of a layer, into the history.
     Tune(tune::TuneArgs),
@@ -69,6 +72,9 @@ pub(crate) enum Command {
     Replay(replay::ReplayArgs),
     /// Export, import or prune the history of latencies.
     History(history::HistoryCommand),
+    /// Write the manual pages and the shells' completions.
+    #[command(hide = true)]
+    Manual(manual::ManualArgs),
 }
 
 /// Which device runs, and on how many threads.

@@ -28,9 +28,10 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             output::note(&format!("error: {}", output::describe(&error)));
-            match error.is::<output::Regression>() {
-                true => ExitCode::from(3),
-                false => ExitCode::FAILURE,
+            match error {
+                error if error.is::<output::Regression>() => ExitCode::from(3),
+                error if error.is::<output::WrongUsage>() => ExitCode::from(2),
+                _ => ExitCode::FAILURE,
             }
         }
     }

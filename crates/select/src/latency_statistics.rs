@@ -163,6 +163,7 @@ fn lower_edge(bucket: u8) -> u64 {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
+    use trellect_testkit::statistics::scipy;
 
     use super::*;
 
@@ -186,6 +187,24 @@ mod tests {
             assert!(bucket(edge - 1) < bucket_index);
         }
         assert_eq!([1, 2, 3, u64::MAX].map(bucket), [0, 4, 6, 255]);
+    }
+
+    #[test]
+    fn moments_and_quantiles_are_scipys() {
+        for sample in scipy().samples {
+            let ns = sample.values.iter().map(|ms| (ms * 1e6).round() as u64);
+            let statistics = of(&ns.collect::<Vec<_>>());
+            assert!((statistics.mean_ln().unwrap() - sample.mean_ln_ns).abs() < 1e-9);
+            match (statistics.variance_ln(), sample.variance_ln_ns) {
+                (Some(found), Some(expected)) => assert!((found - expected).abs() < 1e-8),
+                (found, expected) => assert_eq!(found, expected),
+            }
+            // Between two samples there is no share of samples to go by.
+            for (q, ms) in sample.quantiles.iter().filter(|_| sample.values.len() > 100) {
+                let found = statistics.quantile_ns(*q).unwrap() as f64 / 1e6;
+                assert!((found / ms).ln().abs() <= 1.25f64.ln(), "{q}: {found}, expected {ms}");
+            }
+        }
     }
 
     #[test]

@@ -81,8 +81,21 @@ fn solve_active(gram: &[[f64; N]; N], target: &[f64; N], set: u32) -> Option<[f6
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
+    use trellect_testkit::statistics::scipy;
 
     use super::*;
+
+    #[test]
+    fn the_unknowns_are_scipys() {
+        for case in scipy().nnls {
+            let rows = case.rows.iter().copied().zip(case.weights.iter().copied());
+            let (found, loss) = solve(&rows.collect::<Vec<Weighted>>());
+            assert!((loss - case.loss).abs() < 1e-9, "{loss} {case:?}");
+            for (found, expected) in found.iter().zip(case.unknowns) {
+                assert!((found - expected).abs() <= 1e-6 * expected.max(1e-3), "{found} {case:?}");
+            }
+        }
+    }
 
     /// Coordinate descent: slow, obvious, and convex, so it ends at the optimum.
     fn brute_force(rows: &[Weighted]) -> f64 {

@@ -51,12 +51,13 @@ pub(crate) enum RoundError {
 pub(crate) struct Rotation {
     pub(crate) layers: Vec<Arc<dyn PreparedLayer>>,
     queues: Vec<Box<dyn Queue>>,
+    out: Vec<f32>,
 }
 
 impl Rotation {
     pub(crate) fn new(layers: &[Arc<dyn PreparedLayer>]) -> Self {
         let queues = layers.iter().map(|layer| Arc::clone(layer).queue()).collect();
-        Self { layers: layers.to_vec(), queues }
+        Self { layers: layers.to_vec(), queues, out: Vec::new() }
     }
 
     pub(crate) fn queue(&mut self, layer: usize) -> &mut dyn Queue {
@@ -77,21 +78,29 @@ impl Rotation {
     ) -> Result<ControlFlow<()>, RoundError> {
         let orders: Vec<Vec<usize>> = calls.iter().map(|_| shuffled(kernels.len(), rng)).collect();
         let of_turn = |turn: usize| orders.iter().map(move |order| order[turn]).enumerate();
-        let mut out = Vec::new();
         for (at, kernel) in (0..kernels.len()).flat_map(of_turn) {
-            let LayerCall { layer, inputs } = &calls[at];
-            let shape = self.layers[*layer].shape();
-            let call = Call::new(shape, Hidden::F16(&inputs.hidden), &inputs.routing)?;
-            out.resize(inputs.hidden.len(), 0.0);
-            let queue = self.queues[*layer].as_mut();
-            queue.reserve(kernels[kernel], inputs.routing.num_pairs())?;
-            before();
-            let ns = timed_launch(queue, kernels[kernel], &call, &mut out)?;
+            let ns = self.time(&calls[at], kernels[kernel], &mut before)?;
             if sink(Timed { call: at, kernel, ns }).is_break() {
                 return Ok(ControlFlow::Break(()));
             }
         }
         Ok(ControlFlow::Continue(()))
+    }
+
+    /// One launch: nanoseconds. `before` runs when all else is ready.
+    pub(crate) fn time(
+        &mut self,
+        LayerCall { layer, inputs }: &LayerCall,
+        kernel: KernelId,
+        before: impl FnOnce(),
+    ) -> Result<u64, RoundError> {
+        let shape = self.layers[*layer].shape();
+        let call = Call::new(shape, Hidden::F16(&inputs.hidden), &inputs.routing)?;
+        self.out.resize(inputs.hidden.len(), 0.0);
+        let queue = self.queues[*layer].as_mut();
+        queue.reserve(kernel, inputs.routing.num_pairs())?;
+        before();
+        Ok(timed_launch(queue, kernel, &call, &mut self.out)?)
     }
 }
 

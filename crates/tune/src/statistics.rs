@@ -113,7 +113,44 @@ pub fn relative_error(found: &[f32], expected: &[f64]) -> f64 {
 
 #[cfg(test)]
 mod tests {
+    use trellect_testkit::statistics::scipy;
+
     use super::*;
+
+    fn close(found: f64, expected: f64) -> bool {
+        (found - expected).abs() <= 1e-12 * expected.abs()
+    }
+
+    #[test]
+    fn samples_are_described_as_scipy_does() {
+        for sample in scipy().samples {
+            let values = &sample.values;
+            assert!(close(median(values.clone()).unwrap(), sample.median), "{sample:?}");
+            assert!(close(geometric_mean(values).unwrap(), sample.geometric_mean), "{sample:?}");
+            for (q, expected) in sample.quantiles {
+                let found = quantile(values.clone(), q);
+                assert!(close(found, expected), "{q}: {found}, expected {expected}");
+            }
+        }
+    }
+
+    #[test]
+    fn intervals_are_scipys() {
+        let of = |kind: &'static str| {
+            scipy().intervals.into_iter().filter(move |interval| interval.kind == kind)
+        };
+        for expected in of("median") {
+            let found = median_interval(&expected.data[0], expected.confidence).unwrap();
+            assert!(expected.agrees(found.low, found.high), "{found:?} {expected:?}");
+        }
+        for expected in of("ratio") {
+            let [one, other] = expected.data.as_slice() else { panic!("{expected:?}") };
+            let pairs: Vec<(f64, f64)> = one.iter().copied().zip(other.iter().copied()).collect();
+            let found = paired_ratio_interval(&pairs, expected.confidence).unwrap();
+            assert!(expected.agrees(found.low, found.high), "{found:?} {expected:?}");
+        }
+        assert_eq!((of("median").count(), of("ratio").count()), (4, 4));
+    }
 
     #[test]
     fn medians_are_those_of_the_sorted_values() {

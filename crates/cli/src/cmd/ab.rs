@@ -1,53 +1,76 @@
-//! `trellect ab`: one kernel against another, on the same calls.
+//! `trellect ab`: two sides that take turns, and which of them is faster.
+//!
+//! Two kernels are timed in this process, on the same layers ([`kernels`]). Two thread counts or two
+//! environments need a process each ([`children`]), and two commands are run again and again
+//! ([`commands`]). All of them fill [`Pairs`], which say when they are enough; [`report`] judges them.
 
-use std::fmt;
+mod children;
+mod commands;
+mod kernels;
+mod pairs;
+mod report;
+
 use std::num::NonZeroUsize;
-use std::sync::Arc;
-use std::sync::atomic::Ordering;
-use std::time::Duration;
 
-use anyhow::bail;
-use clap::Args;
-use serde::Serialize;
-use trellect::core::{Candidate, Codebook, KernelSpec};
-use trellect_tune::bench::ab::{Effect, Sequential, Verdict, WORTH_KNOWING, effect};
-use trellect_tune::bench::{CellPlan, CellTimes, KernelTimes};
+use clap::{Args, ValueEnum};
+use trellect::core::Codebook;
+use trellect_tune::bench::ab::Verdict;
 
+use self::pairs::Pairs;
+use self::report::{AbReport, SideReport};
 use super::bench::ColdArgs;
-use super::bench::group::{Group, GroupPlan};
-use super::bench::{kernels, machine};
 use crate::args::{
-    BackendArg, BitsArg, DeviceArgs, ShapeArg, parse_codebook, parse_some_tokens, parse_threads,
+    BackendArg, BitsArg, ShapeArg, parse_codebook, parse_some_tokens, parse_threads,
 };
-use crate::interrupt::on_interrupt;
-use crate::output::{self, Regression};
-use crate::progress::Progress;
-use crate::table;
+use crate::output::{self, Regression, WrongUsage};
 
 const EXAMPLES: &str = "\
-Both kernels run on the same calls, in random order, on cold weights; the first launch of each is not
-timed. A name without implementation means the best one of this machine. Exit code 3: the optimized
-kernel is slower.
+Both sides run on the same calls, in random order, on cold weights; the first launch of each is not
+timed. A name without implementation means the best one of this machine. Two numbers of threads and
+two environments are two processes that take turns. A command is run by `sh` for every pair and prints
+milliseconds: as its last line, or in a JSON object (--field). Exit code 3: the optimized side is slower.
 
 Examples:
   trellect ab --baseline moe_trellis_swiglu@cpu.generic --optimized moe_trellis_swiglu --shape 256x128x8x2 --cold-mib 1 --iterations 20
-  trellect ab --baseline moe_trellis_swiglu@cpu.generic --optimized moe_trellis_swiglu --shape 256x128x8x2 --cold-mib 1 --until-decided --json";
+  trellect ab --baseline moe_trellis_swiglu@cpu.generic --optimized moe_trellis_swiglu --shape 256x128x8x2 --cold-mib 1 --until-decided --json
+  trellect ab --baseline moe_trellis_swiglu --env-a TRELLECT_MAX_ISA=generic --shape 256x128x8x2 --cold-mib 1 --iterations 20
+  trellect ab --baseline moe_trellis_swiglu@cpu.generic --optimized moe_trellis_swiglu --threads-a 1 --threads-b 2 --shape 256x128x8x2 --cold-mib 1 --iterations 20
+  trellect ab --cmd-a 'echo 2.5' --cmd-b 'echo 1.5' --iterations 10";
 
 /// Pairs without `--until-decided`.
 const ITERATIONS: u32 = 100;
 /// Pairs at most with it.
 const UNTIL_DECIDED: u32 = 10_000;
 
+/// What only kernels have, as opposed to commands.
+const OF_KERNELS: [&str; 13] = [
+    "baseline",
+    "optimized",
+    "shape",
+    "bits",
+    "tokens",
+    "codebook",
+    "backend",
+    "threads",
+    "threads_a",
+    "env_a",
+    "env_b",
+    "warm",
+    "cold_mib",
+];
+
 /// The flags of `ab`.
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct AbArgs {
     /// The kernel to compare with.
-    #[arg(long, value_name = "KERNEL")]
-    baseline: String,
-    /// The kernel that is said to be faster.
-    #[arg(long, value_name = "KERNEL")]
-    optimized: String,
+    #[arg(long, value_name = "KERNEL", required_unless_present = "cmd_a")]
+    baseline: Option<String>,
+    /// The kernel that is said to be faster [default with --threads-a, --env-a or --env-b: the
+    /// baseline].
+    #[arg(long, value_name = "KERNEL",
+          required_unless_present_any = ["cmd_a", "threads_a", "env_a", "env_b"])]
+    optimized: Option<String>,
     /// The layer's shape: a model's name, its letter A to D, or HIDDENxINTERxEXPERTSxTOPK.
     #[arg(long, value_name = "SHAPE", default_value = "glm-4.7-flash")]
     shape: ShapeArg,
@@ -66,6 +89,29 @@ pub(crate) struct AbArgs {
     /// Threads of the cpu backend [default: all that this process may use].
     #[arg(long, value_name = "N", value_parser = parse_threads)]
     threads: Option<NonZeroUsize>,
+    /// Threads of the baseline, where the sides differ in them.
+    #[arg(long, value_name = "N", value_parser = parse_threads, requires = "threads_b",
+          conflicts_with = "threads")]
+    threads_a: Option<NonZeroUsize>,
+    /// Threads of the optimized side.
+    #[arg(long, value_name = "N", value_parser = parse_threads, requires = "threads_a")]
+    threads_b: Option<NonZeroUsize>,
+    /// A variable of the baseline's environment, as in TRELLECT_MAX_ISA=avx2; may be repeated.
+    #[arg(long, value_name = "NAME=VALUE", value_parser = parse_variable)]
+    env_a: Vec<Variable>,
+    /// A variable of the optimized side's environment.
+    #[arg(long, value_name = "NAME=VALUE", value_parser = parse_variable)]
+    env_b: Vec<Variable>,
+    /// A command that prints the baseline's milliseconds, instead of a kernel.
+    #[arg(long, value_name = "COMMAND", requires = "cmd_b", conflicts_with_all = OF_KERNELS)]
+    cmd_a: Option<String>,
+    /// The command of the optimized side.
+    #[arg(long, value_name = "COMMAND", requires = "cmd_a")]
+    cmd_b: Option<String>,
+    /// Where the milliseconds are when a command prints a JSON object, as a JSON pointer.
+    #[arg(long, value_name = "POINTER", default_value = "/latency_ms", value_parser = parse_pointer,
+          requires = "cmd_a")]
+    field: String,
     /// Pairs of launches [default: 100; with --until-decided 10000 at most].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     iterations: Option<u32>,
@@ -81,183 +127,103 @@ pub(crate) struct AbArgs {
     /// Print one JSON object instead of text.
     #[arg(long)]
     json: bool,
+    /// Be one side's process, see [`children`].
+    #[arg(long, value_enum, hide = true)]
+    serve: Option<Side>,
 }
 
-/// What was found.
-#[derive(Debug, Serialize)]
-struct AbReport {
-    baseline: String,
-    optimized: String,
-    shape: String,
-    bits: String,
-    tokens: usize,
-    threads: Option<usize>,
-    backend: &'static str,
-    confidence: f64,
-    until_decided: bool,
-    #[serde(flatten)]
-    effect: Effect,
-    baseline_error: Option<f64>,
-    optimized_error: Option<f64>,
+/// One of the two that are compared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Side {
+    /// What is compared with.
+    Baseline,
+    /// What is said to be faster.
+    Optimized,
+}
+
+/// A variable of an environment.
+#[derive(Clone, Debug)]
+struct Variable {
+    name: String,
+    value: String,
 }
 
 /// Measures pairs and prints what they show.
 ///
 /// # Errors
-/// When a kernel cannot compute the calls or fails; [`Regression`] where the optimized one is slower.
+/// When a kernel cannot compute the calls or fails, or a command does or prints no milliseconds;
+/// [`Regression`] where the optimized side is slower.
 pub(crate) fn run(args: &AbArgs) -> anyhow::Result<()> {
-    let interrupted = on_interrupt("the pairs so far")?;
-    let device = DeviceArgs { backend: args.backend, threads: args.threads }.open()?;
-    let beyond_caches = machine::beyond_caches(&machine::describe(&device), &device);
-    let cold_bytes = args.cold.bytes(beyond_caches);
-    let devices = [Arc::new(device)];
-    let plan = GroupPlan { shape: &args.shape, bits: args.bits, codebook: args.codebook };
-    let group = Group::new(&plan, &devices, cold_bytes)?;
-    let candidates: Vec<Candidate> = group.layer(0).candidates().to_vec();
-    let specs = [("--baseline", &args.baseline), ("--optimized", &args.optimized)]
-        .map(|(flag, text)| kernels::find(flag, text, &candidates).1);
-    let pairs = match (args.iterations, args.until_decided) {
-        (Some(iterations), _) => iterations as usize,
-        (None, true) => UNTIL_DECIDED as usize,
-        (None, false) => ITERATIONS as usize,
+    if let Some(side) = args.serve {
+        return children::serve(args, side);
+    }
+    if args.threads_a.is_some() && args.backend != BackendArg::Cpu {
+        return Err(WrongUsage("--threads-a: the cpu backend alone has threads".into()).into());
+    }
+    let most = match (args.iterations, args.until_decided) {
+        (Some(iterations), _) => iterations,
+        (None, true) => UNTIL_DECIDED,
+        (None, false) => ITERATIONS,
     };
-    let draw = group.draw();
-    let mut benches = group.benches(&draw, cold_bytes);
-    let bench = &mut benches[0];
-    let cell = CellPlan {
-        num_tokens: args.tokens,
-        kernels: &specs,
-        keep: None,
-        drop_above: None,
-        rounds: pairs,
-        time: Duration::MAX,
+    let mut pairs = Pairs::new(most as usize, args.until_decided.then_some(args.confidence))?;
+    let sides = match (&args.cmd_a, &args.cmd_b) {
+        (Some(baseline), Some(optimized)) => {
+            commands::measure([baseline, optimized], &args.field, &mut pairs)?
+        }
+        _ if args.needs_processes() => children::measure(args, &mut pairs)?,
+        _ => kernels::measure(args, &mut pairs)?,
     };
-    for (spec, legality) in specs.iter().zip(bench.legality(&cell)?) {
-        if let Err(why) = legality {
-            bail!("{}: {why}", spec.id);
-        }
-    }
-    let stop = || interrupted.load(Ordering::Relaxed);
-    let mut times = bench.begin(&cell, &stop)?;
-    if let Some(left) = times.left_out.first() {
-        bail!("{}: {}", left.kernel, left.why);
-    }
-    let progress = Progress::new("pairs", pairs);
-    let mut sequential = args.until_decided.then(|| Sequential::new(args.confidence));
-    let (mut decided, mut told) = (None, 0);
-    loop {
-        let ended = |kernels: &[KernelTimes]| stop() || complete(kernels).count() >= pairs;
-        let flow = bench.extend(args.tokens, &mut times, &ended)?;
-        for pair in complete(&times.kernels).skip(told) {
-            told += 1;
-            progress.step();
-            decided = decided.or_else(|| sequential.as_mut()?.push(pair));
-        }
-        if flow.is_break() || decided.is_some() {
-            break;
-        }
-    }
-    drop(progress);
-    let report = AbReport::new(args, &specs, &times, decided, devices[0].threads())?;
+    let report = AbReport::new(args, sides, &pairs.end())?;
     match args.json {
         true => output::print_json(&report)?,
         false => output::print(&report.to_string())?,
     }
     match report.effect.verdict {
-        Verdict::Slower => Err(Regression(format!(
-            "{} is slower than {}: {:.3} of its speed",
-            report.optimized, report.baseline, report.effect.speedup
-        ))
-        .into()),
+        Verdict::Slower => Err(Regression(report.regression()).into()),
         _ => Ok(()),
     }
 }
 
-/// Milliseconds of the rounds that both kernels were launched in.
-fn complete(kernels: &[KernelTimes]) -> impl Iterator<Item = (f64, f64)> + '_ {
-    let ms = |ns: u64| ns as f64 / 1e6;
-    let (baseline, optimized) = (&kernels[0].ns, &kernels[1].ns);
-    baseline
-        .iter()
-        .zip(optimized)
-        .filter_map(move |(one, other)| Some((ms((*one)?), ms((*other)?))))
-}
+impl AbArgs {
+    /// Whether the sides differ in what a process has only once.
+    fn needs_processes(&self) -> bool {
+        self.threads_a.is_some() || !self.env_a.is_empty() || !self.env_b.is_empty()
+    }
 
-impl AbReport {
-    fn new(
-        args: &AbArgs,
-        specs: &[KernelSpec; 2],
-        times: &CellTimes,
-        decided: Option<bool>,
-        threads: Option<usize>,
-    ) -> anyhow::Result<Self> {
-        let pairs: Vec<(f64, f64)> = complete(&times.kernels).collect();
-        let Some(mut effect) = effect(&pairs, args.confidence) else {
-            bail!("ended before the first pair");
+    /// A side's kernel, and the flag that names it.
+    fn kernel(&self, side: Side) -> (&'static str, &str) {
+        let baseline = ("--baseline", self.baseline.as_deref());
+        let named = match (side, self.optimized.as_deref()) {
+            (Side::Optimized, Some(kernel)) => ("--optimized", Some(kernel)),
+            _ => baseline,
         };
-        if args.until_decided {
-            // The interval does not know that one stopped when it looked best.
-            effect.verdict = match (decided, effect.more_pairs) {
-                (Some(true), _) => Verdict::Faster,
-                (Some(false), _) => Verdict::Slower,
-                (None, 0) => Verdict::NoDifferenceShown,
-                (None, _) => Verdict::Underpowered,
-            };
+        (named.0, named.1.expect("clap asks for a baseline where there is no command"))
+    }
+
+    fn threads(&self, side: Side) -> Option<NonZeroUsize> {
+        let own = match side {
+            Side::Baseline => self.threads_a,
+            Side::Optimized => self.threads_b,
+        };
+        own.or(self.threads)
+    }
+
+    fn environment(&self, side: Side) -> &[Variable] {
+        match side {
+            Side::Baseline => &self.env_a,
+            Side::Optimized => &self.env_b,
         }
-        let error = |at: usize| Some(times.kernels[at].error).filter(|error| error.is_finite());
-        Ok(Self {
-            baseline: specs[0].id.to_string(),
-            optimized: specs[1].id.to_string(),
-            shape: args.shape.name.clone(),
-            bits: args.bits.to_string(),
-            tokens: args.tokens,
-            threads,
-            backend: match args.backend {
-                BackendArg::Cpu => "cpu",
-                #[cfg(feature = "cuda")]
-                BackendArg::Cuda => "cuda",
-            },
-            confidence: args.confidence,
-            until_decided: args.until_decided,
-            effect,
-            baseline_error: error(0),
-            optimized_error: error(1),
-        })
     }
 }
 
-impl fmt::Display for AbReport {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Effect { n, baseline_ms, optimized_ms, speedup, speedup_ci, t, p, verdict, more_pairs } =
-            &self.effect;
-        let tokens = table::plural(self.tokens, "token");
-        writeln!(f, "{} {}, {tokens}, {}", self.shape, self.bits, table::plural(*n, "pair"))?;
-        let error = |error| table::optional(error, |error: f64| format!("{error:.1e}"));
-        let baseline_error = error(self.baseline_error);
-        writeln!(f, "  baseline   {baseline_ms:.4} ms, error {baseline_error}  {}", self.baseline)?;
-        let optimized_error = error(self.optimized_error);
-        writeln!(
-            f,
-            "  optimized  {optimized_ms:.4} ms, error {optimized_error}  {}",
-            self.optimized
-        )?;
-        let [low, high] = speedup_ci;
-        let percent = 100.0 * self.confidence;
-        writeln!(f, "  speedup    {speedup:.4} ({percent} %: {low:.4} to {high:.4})")?;
-        let number = |value: &Option<f64>| table::optional(*value, |value| format!("{value:.3}"));
-        let p = table::optional(*p, |p| format!("{p:.2e}"));
-        writeln!(f, "  Welch      t {}, p {p}", number(t))?;
-        write!(f, "  {}", verdict.words())?;
-        match (verdict, more_pairs) {
-            (Verdict::Underpowered, more) => writeln!(
-                f,
-                ": an effect of {} % needs about {more} more pairs",
-                100.0 * WORTH_KNOWING
-            ),
-            (Verdict::NoDifferenceShown, _) => {
-                writeln!(f, ": an effect of {} % would have shown", 100.0 * WORTH_KNOWING)
-            }
-            _ => writeln!(f),
+impl Side {
+    const BOTH: [Self; 2] = [Self::Baseline, Self::Optimized];
+
+    /// As the flags have it.
+    fn name(self) -> &'static str {
+        match self {
+            Self::Baseline => "baseline",
+            Self::Optimized => "optimized",
         }
     }
 }
@@ -266,5 +232,21 @@ fn parse_confidence(text: &str) -> Result<f64, String> {
     match text.parse::<f64>() {
         Ok(share) if share > 0.0 && share < 1.0 => Ok(share),
         _ => Err("expected a number between 0 and 1".into()),
+    }
+}
+
+fn parse_variable(text: &str) -> Result<Variable, String> {
+    match text.split_once('=') {
+        Some((name, value)) if !name.is_empty() => {
+            Ok(Variable { name: name.into(), value: value.into() })
+        }
+        _ => Err("expected NAME=VALUE".into()),
+    }
+}
+
+fn parse_pointer(text: &str) -> Result<String, String> {
+    match text.starts_with('/') {
+        true => Ok(text.into()),
+        false => Err("expected a JSON pointer, as in /rows/0/latency_ms".into()),
     }
 }

@@ -5,6 +5,7 @@ pub(crate) mod bench;
 pub(crate) mod doctor;
 pub(crate) mod history;
 pub(crate) mod inspect;
+pub(crate) mod manual;
 pub(crate) mod replay;
 pub(crate) mod run;
 pub(crate) mod select;
@@ -31,5 +32,6 @@ pub(crate) fn run(cli: Cli) -> anyhow::Result<()> {
         Some(Command::Tune(args)) => tune::run(&args),
         Some(Command::Replay(args)) => replay::run(&args),
         Some(Command::History(args)) => history::run(&args),
+        Some(Command::Manual(args)) => manual::run(&args),
     }
 }

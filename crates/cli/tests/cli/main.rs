@@ -4,9 +4,11 @@ mod ab;
 mod bench;
 mod checkpoints;
 mod help;
+mod manual;
 mod run;
 mod run_input;
 mod select;
+mod snapshots;
 mod stats;
 mod tuning;
 

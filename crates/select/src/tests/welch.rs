@@ -1,5 +1,6 @@
 use rand::SeedableRng;
 use statrs::distribution::{ContinuousCDF, StudentsT};
+use trellect_testkit::statistics::{Welch, scipy};
 
 use super::*;
 use crate::feedback::is_faster;
@@ -84,6 +85,21 @@ fn statistic_and_p_value_are_scipys() {
         assert_eq!(test.says_faster(), t < 0.0 && p < 0.05, "{test:?}");
         let swapped = compare(other, one).unwrap();
         assert!(close(swapped.t, -t) && close(swapped.p_value(), p), "{swapped:?}");
+    }
+}
+
+#[test]
+fn latencies_are_compared_as_scipy_does() {
+    let close = |found: f64, expected: f64| (found - expected).abs() <= 1e-9 * expected.abs();
+    for Welch { one, other, plain, .. } in scipy().welch {
+        let test = compare(&one, &other).unwrap();
+        assert!(close(test.t, plain.t), "{test:?} {plain:?}");
+        assert!(close(test.degrees_of_freedom, plain.df), "{test:?} {plain:?}");
+        assert!(close(test.p_value(), plain.p), "{test:?} {plain:?}");
+    }
+    for (degrees, quantile) in scipy().student_975 {
+        let excess = critical_value(degrees) / quantile - 1.0;
+        assert!((-3e-6..6e-3).contains(&excess), "{degrees}: {excess}");
     }
 }
 

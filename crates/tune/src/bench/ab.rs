@@ -1,5 +1,7 @@
-//! Two kernels against each other, on the same calls.
+//! Two kernels against each other, on the same calls, or whatever else takes turns.
 
+use chacha20::ChaCha8Rng;
+use rand::{RngExt, SeedableRng};
 use serde::{Deserialize, Serialize};
 use trellect_select::WelchTest;
 use trellect_select::adaptive::{NoiseModel, PairedTest};
@@ -97,6 +99,39 @@ pub fn effect(pairs: &[(f64, f64)], confidence: f64) -> Option<Effect> {
     })
 }
 
+/// Whose turn it is where two sides are timed one by one: a random order in every pair, so that
+/// neither always follows the other.
+pub struct Turns(ChaCha8Rng);
+
+impl Turns {
+    /// Orders of a fixed seed.
+    pub fn new() -> Self {
+        Self(ChaCha8Rng::seed_from_u64(0))
+    }
+
+    /// Times both sides, baseline 0 and optimized 1: a pair.
+    ///
+    /// # Errors
+    /// What `time` fails with, at once.
+    pub fn pair<E>(
+        &mut self,
+        mut time: impl FnMut(usize) -> Result<f64, E>,
+    ) -> Result<(f64, f64), E> {
+        if self.0.random() {
+            let baseline = time(0)?;
+            return Ok((baseline, time(1)?));
+        }
+        let optimized = time(1)?;
+        Ok((time(0)?, optimized))
+    }
+}
+
+impl Default for Turns {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 /// Tells when pairs are enough, however often it is asked: the selector's test by betting, which
 /// stays valid when one stops as soon as it decides.
 pub struct Sequential {
@@ -153,6 +188,22 @@ mod tests {
         assert!(wide.more_pairs > 100, "{wide:?}");
         assert_eq!(effect(&[], 0.95), None);
         assert_eq!(of(3, 1.0, 0.1).p, None);
+    }
+
+    #[test]
+    fn sides_take_turns_in_either_order() {
+        let (mut turns, mut first) = (Turns::new(), [0; 2]);
+        for _ in 0..100 {
+            let mut order = Vec::new();
+            let pair = turns.pair(|side| {
+                order.push(side);
+                Ok::<_, ()>(side as f64)
+            });
+            assert_eq!(pair, Ok((0.0, 1.0)));
+            first[order[0]] += 1;
+        }
+        assert!(first[0] > 30 && first[1] > 30, "{first:?}");
+        assert_eq!(turns.pair(|_| Err("failed")), Err("failed"));
     }
 
     #[test]

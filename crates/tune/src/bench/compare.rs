@@ -125,7 +125,9 @@ fn p_value(old: &BenchCell, new: &BenchCell) -> Option<f64> {
 pub(super) fn log_timings(times: impl Iterator<Item = f64>) -> Timings {
     let logs: Vec<f64> = times.map(f64::ln).collect();
     let n = logs.len();
-    let mean_ms = logs.iter().sum::<f64>() / n as f64;
+    // About the first, so that equal times have no variance, not that of rounding.
+    let first = logs.first().copied().unwrap_or(0.0);
+    let mean_ms = first + logs.iter().map(|log| log - first).sum::<f64>() / n.max(1) as f64;
     let squares: f64 = logs.iter().map(|log| (log - mean_ms).powi(2)).sum();
     let variance = squares / (n.max(2) - 1) as f64;
     Timings { n, mean_ms, ema_ms: mean_ms, variance }
@@ -174,7 +176,35 @@ fn differences(old: &BenchRun, new: &BenchRun) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
+    use trellect_testkit::statistics::scipy;
+
     use super::*;
+
+    #[test]
+    fn p_values_of_logarithms_are_scipys() {
+        for expected in scipy().welch {
+            let logs = |times: &[f64]| log_timings(times.iter().copied());
+            let found = WelchTest::compare(&logs(&expected.one), &logs(&expected.other)).unwrap();
+            let close =
+                |found: f64, of_scipy: f64| (found - of_scipy).abs() <= 1e-9 * of_scipy.abs();
+            let found = [found.t, found.degrees_of_freedom, found.p_value()];
+            let of_scipy = [expected.of_logs.t, expected.of_logs.df, expected.of_logs.p];
+            assert!(
+                found.iter().zip(of_scipy).all(|(f, s)| close(*f, s)),
+                "{found:?} {expected:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn corrections_are_those_of_statsmodels() {
+        for case in scipy().holm {
+            let p_values: Vec<Option<f64>> = case.p.iter().copied().map(Some).collect();
+            for (found, expected) in holm(&p_values).iter().zip(&case.corrected) {
+                assert!((found.unwrap() - expected).abs() < 1e-12, "{case:?}");
+            }
+        }
+    }
 
     #[test]
     fn p_values_are_corrected_by_rank() {

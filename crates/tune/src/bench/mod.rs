@@ -259,22 +259,36 @@ impl<'a> Bench<'a> {
         Ok(flow)
     }
 
+    /// Launches one kernel on the next call: nanoseconds. The calls are those of the rounds, in the
+    /// same order on every bench of equal layers, so that the launches of two of them are pairs.
+    ///
+    /// # Errors
+    /// As [`measure`](Self::measure).
+    pub fn time_next(&mut self, kernel: KernelId, num_tokens: usize) -> Result<u64, CellError> {
+        let call = self.next_call(num_tokens)?;
+        Ok(self.rotation.time(&call, kernel, || ())?)
+    }
+
     /// The calls of the next rounds: as many as read [`cold_bytes`](Self::new).
     fn next_calls(&mut self, num_tokens: usize) -> Result<Vec<LayerCall>, RoutingError> {
-        if self.cold_bytes == 0 {
-            return Ok(vec![LayerCall { layer: 0, inputs: (self.draw)(num_tokens, 0)? }]);
-        }
         let (mut calls, mut bytes) = (Vec::new(), 0.0);
-        while bytes < self.cold_bytes as f64 {
-            let layer = (self.calls % self.decks.len() as u64) as usize;
-            let drawn = (self.draw)(num_tokens, self.calls)?;
-            let routing = self.decks[layer].deal(&drawn.routing)?;
-            let call = LayerCall { layer, inputs: Inputs { routing, ..drawn } };
-            self.calls += 1;
+        while calls.is_empty() || bytes < self.cold_bytes as f64 {
+            let call = self.next_call(num_tokens)?;
             bytes += self.load(&call).bytes;
             calls.push(call);
         }
         Ok(calls)
+    }
+
+    fn next_call(&mut self, num_tokens: usize) -> Result<LayerCall, RoutingError> {
+        if self.cold_bytes == 0 {
+            return Ok(LayerCall { layer: 0, inputs: (self.draw)(num_tokens, 0)? });
+        }
+        let layer = (self.calls % self.decks.len() as u64) as usize;
+        let drawn = (self.draw)(num_tokens, self.calls)?;
+        let routing = self.decks[layer].deal(&drawn.routing)?;
+        self.calls += 1;
+        Ok(LayerCall { layer, inputs: Inputs { routing, ..drawn } })
     }
 
     fn load(&self, call: &LayerCall) -> Load {

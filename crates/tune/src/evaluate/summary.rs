@@ -67,3 +67,25 @@ impl fmt::Display for Summary {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use trellect_testkit::statistics::scipy;
+
+    use super::*;
+
+    #[test]
+    fn intervals_of_means_are_scipys() {
+        let intervals = scipy().intervals.into_iter().filter(|interval| interval.kind == "mean");
+        let mut checked = 0;
+        for expected in intervals {
+            let values = &expected.data[0];
+            let found = Summary::of(values.iter().copied().chain([f64::NAN]));
+            assert!(expected.agrees(found.low, found.high), "{found:?} {expected:?}");
+            let mean = values.iter().sum::<f64>() / values.len() as f64;
+            assert!((found.mean - mean).abs() < 1e-12);
+            checked += 1;
+        }
+        assert_eq!(checked, 3);
+    }
+}

@@ -18,17 +18,6 @@ pub(super) fn render(report: &StatsReport) -> String {
     with_local_recorder(&recorder, || {
         describe();
         report.environments.iter().for_each(record);
-        for latency in report.latencies() {
-            for (quantile, ms) in [("0.5", latency.p50_ms), ("0.95", latency.p95_ms)] {
-                let labels = [
-                    ("environment", latency.environment.to_owned()),
-                    ("bucket", latency.bucket.to_owned()),
-                    ("kernel", latency.kernel_name.to_owned()),
-                    ("quantile", quantile.to_owned()),
-                ];
-                gauge!(LATENCY_QUANTILES, &labels).set(ms / 1e3);
-            }
-        }
     });
     handle.render()
 }
@@ -69,5 +58,66 @@ fn record(environment: &EnvironmentReport) {
         ];
         counter!(metric_names::SWITCHES, &labels).increment(1);
     }
+    for latency in environment.latencies() {
+        for (quantile, ms) in [("0.5", latency.p50_ms), ("0.95", latency.p95_ms)] {
+            let labels = [
+                ("environment", id.clone()),
+                ("bucket", latency.bucket.to_owned()),
+                ("kernel", latency.kernel_name.to_owned()),
+                ("quantile", quantile.to_owned()),
+            ];
+            gauge!(LATENCY_QUANTILES, &labels).set(ms / 1e3);
+        }
+    }
     gauge!(REGRET, "environment" => id.clone()).set(environment.regret);
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use serde_json::Value;
+
+    use super::*;
+
+    /// `docs/grafana/trellect.json`.
+    const DASHBOARD: &str = include_str!("../../../../../docs/grafana/trellect.json");
+
+    const METRICS: [&str; 8] = [
+        metric_names::SELECTIONS,
+        metric_names::LATENCY,
+        metric_names::SWITCHES,
+        metric_names::FAILURES,
+        metric_names::SPENT,
+        metric_names::LOST,
+        LATENCY_QUANTILES,
+        REGRET,
+    ];
+
+    /// The words of the dashboard's queries.
+    fn words(queries: &[&str]) -> BTreeSet<String> {
+        let is_word = |c: char| c.is_ascii_alphanumeric() || c == '_';
+        let words = queries.iter().flat_map(|query| query.split(|c| !is_word(c)));
+        words.map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn the_dashboard_shows_every_metric_and_no_other() {
+        let dashboard: Value = serde_json::from_str(DASHBOARD).unwrap();
+        let panels = dashboard["panels"].as_array().unwrap();
+        let targets = panels.iter().filter_map(|panel| panel["targets"].as_array()).flatten();
+        let mut queries: Vec<&str> =
+            targets.map(|target| target["expr"].as_str().unwrap()).collect();
+        assert!(queries.len() >= 10);
+        let variables = dashboard["templating"]["list"].as_array().unwrap().iter();
+        queries.extend(variables.filter_map(|variable| variable["query"]["query"].as_str()));
+        let named = words(&queries).into_iter().filter(|word| word.starts_with("trellect_"));
+        // A summary has a sum and a count beside its quantiles.
+        let plain = |name: String| match name.strip_suffix("_sum").or(name.strip_suffix("_count")) {
+            Some(summary) if summary == metric_names::LATENCY => summary.to_owned(),
+            _ => name,
+        };
+        let named: BTreeSet<String> = named.map(plain).collect();
+        assert_eq!(named, METRICS.map(str::to_owned).into());
+    }
 }

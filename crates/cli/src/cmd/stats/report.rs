@@ -16,7 +16,7 @@ use crate::table::{self, Column};
 /// What a history holds.
 #[derive(Debug, Serialize)]
 pub(super) struct StatsReport {
-    history: String,
+    pub(super) history: String,
     pub(super) environments: Vec<EnvironmentReport>,
 }
 
@@ -27,8 +27,8 @@ pub(super) struct EnvironmentReport {
     pub(super) device: Option<String>,
     threads: Option<String>,
     pub(super) numeric: Option<String>,
-    calls: u64,
-    device_seconds: f64,
+    pub(super) calls: u64,
+    pub(super) device_seconds: f64,
     /// Share of the device time that the kernels believed fastest would have saved.
     pub(super) regret: f64,
     /// The part of it that probes have cost.
@@ -179,9 +179,7 @@ impl fmt::Display for StatsReport {
 
 impl fmt::Display for EnvironmentReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let text = |value: &Option<String>| value.clone().unwrap_or_else(|| "unknown".into());
-        let (device, threads) = (text(&self.device), text(&self.threads));
-        writeln!(f, "{device}, {threads} threads, class {}", text(&self.numeric))?;
+        writeln!(f, "{}", self.title())?;
         writeln!(
             f,
             "  {} calls, {:.2} s; lost to slower kernels {:.2} %, by probing {:.2} %",
@@ -251,35 +249,40 @@ fn write_contexts(f: &mut fmt::Formatter<'_>, contexts: &[ContextReport]) -> fmt
     }
 }
 
-impl StatsReport {
-    /// Kernels with their latencies, by environment and bucket: those of the context with the most
-    /// samples.
+impl EnvironmentReport {
+    /// Kernels with their latencies, by bucket: those of the context with the most samples.
     pub(super) fn latencies(&self) -> impl Iterator<Item = Latency<'_>> {
-        self.environments.iter().flat_map(|environment| {
-            let mut most: BTreeMap<(&str, &str), &KernelReport> = BTreeMap::new();
-            for context in &environment.contexts {
-                for kernel in &context.kernels {
-                    let place =
-                        most.entry((&context.bucket, &kernel.kernel_name)).or_insert(kernel);
-                    if kernel.samples > place.samples {
-                        *place = kernel;
-                    }
+        let mut most: BTreeMap<(&str, &str), &KernelReport> = BTreeMap::new();
+        for context in &self.contexts {
+            for kernel in &context.kernels {
+                let place = most.entry((&context.bucket, &kernel.kernel_name)).or_insert(kernel);
+                if kernel.samples > place.samples {
+                    *place = kernel;
                 }
             }
-            most.into_iter().filter_map(|((bucket, kernel_name), kernel)| {
-                let (p50_ms, p95_ms) = (kernel.p50_ms?, kernel.p95_ms?);
-                let environment = &environment.id;
-                Some(Latency { environment, bucket, kernel_name, p50_ms, p95_ms })
-            })
+        }
+        most.into_iter().filter_map(|((bucket, kernel_name), kernel)| {
+            let (p50_ms, p95_ms) = (kernel.p50_ms?, kernel.p95_ms?);
+            Some(Latency { bucket, kernel_name, samples: kernel.samples, p50_ms, p95_ms })
         })
+    }
+
+    /// Device, threads and numeric class, in words.
+    pub(super) fn title(&self) -> String {
+        let text = |value: &Option<String>| value.clone().unwrap_or_else(|| "unknown".into());
+        let threads = match self.threads.as_deref() {
+            Some("1") => "1 thread".into(),
+            _ => format!("{} threads", text(&self.threads)),
+        };
+        format!("{}, {threads}, class {}", text(&self.device), text(&self.numeric))
     }
 }
 
 /// Latencies of a kernel in a bucket.
 pub(super) struct Latency<'a> {
-    pub(super) environment: &'a str,
     pub(super) bucket: &'a str,
     pub(super) kernel_name: &'a str,
+    pub(super) samples: u64,
     pub(super) p50_ms: f64,
     pub(super) p95_ms: f64,
 }

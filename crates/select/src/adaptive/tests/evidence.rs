@@ -1,6 +1,8 @@
 use chacha20::ChaCha8Rng;
 use rand::{RngExt, SeedableRng};
+use trellect_testkit::statistics::scipy;
 
+use crate::adaptive::evidence::phi;
 use crate::adaptive::{NoiseModel, PairedTest, log_wealth};
 
 /// The mixture integrated by the midpoint rule.
@@ -30,6 +32,17 @@ fn wealth_equals_the_integral_that_it_stands_for() {
         let (fast, slow) =
             (log_wealth(sum, count, sd, scale), slow_log_wealth(sum, count, sd, scale));
         assert!((fast - slow).abs() < 0.05, "{sum} {count} {sd} {scale}: {fast} against {slow}");
+    }
+}
+
+#[test]
+fn wealth_and_the_normal_distribution_are_scipys() {
+    for ([sum, count, sd, scale], expected) in scipy().log_wealth {
+        let found = log_wealth(sum, count, sd, scale);
+        assert!((found - expected).abs() < 1e-2, "{sum} {count} {sd} {scale}: {found} {expected}");
+    }
+    for (z, expected) in scipy().normal_cdf {
+        assert!((phi(z) - expected).abs() < 1.5e-7, "{z}: {} {expected}", phi(z));
     }
 }
 

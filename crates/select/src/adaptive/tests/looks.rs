@@ -44,7 +44,7 @@ fn every_affordable_kernel_is_looked_at_once_the_cheapest_first() {
         let mut policy = policy(&expected_ns);
         assert_eq!(probed(&mut policy, 256, 500, &expected_ns), order, "{expected_ns:?}");
         // Another layer's calls of that size need no look.
-        assert_eq!(probed(&mut policy, 512, 500, &expected_ns), [], "{expected_ns:?}");
+        assert_eq!(probed(&mut policy, 512, 500, &expected_ns), [0; 0], "{expected_ns:?}");
     }
 }
 
