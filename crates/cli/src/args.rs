@@ -13,7 +13,9 @@ use trellect::cpu::{CpuBackend, CpuOptions};
 use trellect::cuda::CudaBackend;
 use trellect::select::adaptive::Mode;
 
-use crate::cmd::{ab, bench, doctor, history, inspect, replay, run, select, stats, synth, tune};
+use crate::cmd::{
+    ab, bench, doctor, history, inspect, replay, report, run, select, stats, synth, tune,
+};
 use crate::device::Device;
 
 /// Most tokens of one call that a flag may ask for.
@@ -67,6 +69,8 @@ pub(crate) enum Command {
     Tune(tune::TuneArgs),
     /// Let policies choose on recorded or simulated times: regret, switches, convergence.
     Replay(replay::ReplayArgs),
+    /// Show what was measured and decided: one self-contained HTML page with charts.
+    Report(report::ReportArgs),
     /// Export, import or prune the history of latencies.
     History(history::HistoryCommand),
 }

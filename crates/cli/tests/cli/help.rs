@@ -44,7 +44,7 @@ fn every_example_runs() {
     // `synth` and `tune` come first: their examples write what the others read.
     for command in [
         "synth", "inspect", "run", "select", "bench", "ab", "stats", "doctor", "tune", "replay",
-        "history",
+        "report", "history",
     ] {
         let help = trellect([command, "--help"]);
         assert_eq!(help.code, 0, "{help:?}");

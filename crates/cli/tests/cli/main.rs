@@ -4,6 +4,7 @@ mod ab;
 mod bench;
 mod checkpoints;
 mod help;
+mod report;
 mod run;
 mod run_input;
 mod select;
