@@ -3,6 +3,7 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use crate::arm::arm;
+use crate::browser::browser;
 use crate::sanitize::{asan, miri};
 use crate::shell::{Failure, cargo, nightly_cargo, root, run, succeeds};
 
@@ -16,6 +17,7 @@ pub(crate) enum Chore {
     Loom,
     Kernels,
     Arm,
+    Browser,
     Miri,
     Asan,
     Fuzz { seconds: u32 },
@@ -30,6 +32,7 @@ impl Chore {
             ["loom"] => Some(Self::Loom),
             ["kernels"] => Some(Self::Kernels),
             ["arm"] => Some(Self::Arm),
+            ["browser"] => Some(Self::Browser),
             ["miri"] => Some(Self::Miri),
             ["asan"] => Some(Self::Asan),
             ["fuzz"] => Some(Self::Fuzz { seconds: FUZZ_SECONDS }),
@@ -50,6 +53,7 @@ impl Chore {
             Self::Loom => loom(),
             Self::Kernels => kernels(),
             Self::Arm => arm(),
+            Self::Browser => browser(),
             Self::Miri => miri(),
             Self::Asan => asan(),
             Self::Fuzz { seconds } => fuzz(seconds),
@@ -171,6 +175,7 @@ mod tests {
         assert_eq!(Chore::parse(&["loom"]), Some(Chore::Loom));
         assert_eq!(Chore::parse(&["kernels"]), Some(Chore::Kernels));
         assert_eq!(Chore::parse(&["arm"]), Some(Chore::Arm));
+        assert_eq!(Chore::parse(&["browser"]), Some(Chore::Browser));
         assert_eq!(Chore::parse(&["miri"]), Some(Chore::Miri));
         assert_eq!(Chore::parse(&["asan"]), Some(Chore::Asan));
         assert_eq!(Chore::parse(&["fuzz"]), Some(Chore::Fuzz { seconds: FUZZ_SECONDS }));
