@@ -3,7 +3,7 @@
 
 use std::process::Command;
 
-use crate::shell::{Failure, cargo, root, run, succeeds};
+use crate::shell::{Failure, cargo, install_packages, root, run, succeeds};
 
 const TARGET: &str = "aarch64-unknown-linux-gnu";
 const COMPILER: &str = "aarch64-linux-gnu-gcc";
@@ -49,12 +49,5 @@ fn install() -> Result<(), Failure> {
     if starts(COMPILER) && starts(EMULATOR) {
         return Ok(());
     }
-    println!("{COMPILER} or {EMULATOR} is not installed: asking the system's packages for them");
-    let mut update = Command::new("apt-get");
-    update.args(["update", "--quiet"]);
-    run(update)?;
-    let mut packages = Command::new("apt-get");
-    packages.args(["install", "--quiet", "--yes", "--no-install-recommends"]).args(PACKAGES);
-    packages.env("DEBIAN_FRONTEND", "noninteractive");
-    run(packages)
+    install_packages(&format!("{COMPILER} or {EMULATOR}"), &PACKAGES)
 }

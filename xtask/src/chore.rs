@@ -3,6 +3,7 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use crate::arm::arm;
+use crate::browser::browser;
 use crate::manual::manual;
 use crate::sanitize::{asan, miri};
 use crate::shell::{Failure, cargo, nightly_cargo, root, run, succeeds};
@@ -17,6 +18,7 @@ pub(crate) enum Chore {
     Loom,
     Kernels,
     Arm,
+    Browser,
     Miri,
     Asan,
     Manual,
@@ -32,6 +34,7 @@ impl Chore {
             ["loom"] => Some(Self::Loom),
             ["kernels"] => Some(Self::Kernels),
             ["arm"] => Some(Self::Arm),
+            ["browser"] => Some(Self::Browser),
             ["miri"] => Some(Self::Miri),
             ["asan"] => Some(Self::Asan),
             ["manual"] => Some(Self::Manual),
@@ -53,6 +56,7 @@ impl Chore {
             Self::Loom => loom(),
             Self::Kernels => kernels(),
             Self::Arm => arm(),
+            Self::Browser => browser(),
             Self::Miri => miri(),
             Self::Asan => asan(),
             Self::Manual => manual(),
@@ -175,6 +179,7 @@ mod tests {
         assert_eq!(Chore::parse(&["loom"]), Some(Chore::Loom));
         assert_eq!(Chore::parse(&["kernels"]), Some(Chore::Kernels));
         assert_eq!(Chore::parse(&["arm"]), Some(Chore::Arm));
+        assert_eq!(Chore::parse(&["browser"]), Some(Chore::Browser));
         assert_eq!(Chore::parse(&["miri"]), Some(Chore::Miri));
         assert_eq!(Chore::parse(&["asan"]), Some(Chore::Asan));
         assert_eq!(Chore::parse(&["manual"]), Some(Chore::Manual));

@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 mod arm;
+mod browser;
 mod chore;
 mod manual;
 mod sanitize;
@@ -20,6 +21,7 @@ usage: cargo xtask CHORE
   loom            the models of the lock-free code, every interleaving
   kernels         every GPU kernel, compiled for every architecture; fetches the compiler
   arm             the CPU kernels of AArch64, in an emulator; installs it and the cross compiler
+  browser         the report in headless Chromium, with screenshots; installs it
   miri            portable code that holds unsafe code or reads files, in an interpreter (nightly)
   asan            the CPU kernels and the lock-free code under AddressSanitizer (nightly)
   manual          manual pages and shell completions of the program, into target/manual

@@ -44,6 +44,18 @@ pub(crate) fn run(mut command: Command) -> Result<(), Failure> {
     Ok(())
 }
 
+/// Has Debian's package manager install `packages`, since `what` is missing.
+pub(crate) fn install_packages(what: &str, packages: &[&str]) -> Result<(), Failure> {
+    println!("{what} is not installed: asking the system's packages for {}", packages.join(", "));
+    let mut update = Command::new("apt-get");
+    update.args(["update", "--quiet"]);
+    run(update)?;
+    let mut install = Command::new("apt-get");
+    install.args(["install", "--quiet", "--yes", "--no-install-recommends"]).args(packages);
+    install.env("DEBIAN_FRONTEND", "noninteractive");
+    run(install)
+}
+
 fn describe(command: &Command) -> String {
     let program = Path::new(command.get_program()).file_stem().unwrap_or_default();
     std::iter::once(program)

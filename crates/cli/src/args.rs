@@ -14,7 +14,7 @@ use trellect::cuda::CudaBackend;
 use trellect::select::adaptive::Mode;
 
 use crate::cmd::{
-    ab, bench, doctor, history, inspect, manual, replay, run, select, stats, synth, tune,
+    ab, bench, doctor, history, inspect, manual, replay, report, run, select, stats, synth, tune,
 };
 use crate::device::Device;
 
@@ -70,6 +70,8 @@ pub(crate) enum Command {
     Tune(tune::TuneArgs),
     /// Let policies choose on recorded or simulated times: regret, switches, convergence.
     Replay(replay::ReplayArgs),
+    /// Show what was measured and decided: one self-contained HTML page with charts.
+    Report(report::ReportArgs),
     /// Export, import or prune the history of latencies.
     History(history::HistoryCommand),
     /// Write the manual pages and the shells' completions.

@@ -90,4 +90,17 @@ impl OptionalHistoryArgs {
             None => default_location(),
         }
     }
+
+    /// Opens a history to read it; `None` where none is named and there is none.
+    ///
+    /// # Errors
+    /// When a history that is named does not exist, or one cannot be used.
+    pub(crate) fn open_existing(&self) -> anyhow::Result<Option<(History, PathBuf)>> {
+        match self.path() {
+            Some(path) if self.history.is_some() || path.exists() => {
+                HistoryArgs { history: Some(path) }.open_existing().map(Some)
+            }
+            _ => Ok(None),
+        }
+    }
 }

@@ -16,6 +16,8 @@ use trellect_select::adaptive::DecisionRecord;
 use self::line::Line;
 use crate::lines::{LineFault, MAX_LINE, read_line};
 
+pub use self::line::FORMAT;
+
 /// The version that is written, and the only one that is read.
 pub const VERSION: u32 = 1;
 
@@ -50,7 +52,7 @@ impl DecisionLog {
             serde_json::to_writer(&mut to, line)?;
             to.write_all(b"\n")
         };
-        put(&Line::Header { format: line::FORMAT.into(), version: VERSION })?;
+        put(&Line::Header { format: FORMAT.into(), version: VERSION })?;
         for (group, decided) in (0..).zip(&self.groups) {
             put(&Line::of_group(group, decided))?;
             for record in &decided.decisions {
@@ -77,7 +79,7 @@ impl DecisionLog {
                 false => serde_json::from_slice(&line).map_err(LineFault::Json),
             };
             match parsed.map_err(fault)? {
-                Line::Header { format, version } if !has_header && format == line::FORMAT => {
+                Line::Header { format, version } if !has_header && format == FORMAT => {
                     if version != VERSION {
                         return Err(DecisionLogError::Version { found: version });
                     }

@@ -7,6 +7,7 @@ pub(crate) mod history;
 pub(crate) mod inspect;
 pub(crate) mod manual;
 pub(crate) mod replay;
+pub(crate) mod report;
 pub(crate) mod run;
 pub(crate) mod select;
 pub(crate) mod stats;
@@ -31,6 +32,7 @@ pub(crate) fn run(cli: Cli) -> anyhow::Result<()> {
         Some(Command::Bench(args)) => bench::run(&args),
         Some(Command::Tune(args)) => tune::run(&args),
         Some(Command::Replay(args)) => replay::run(&args),
+        Some(Command::Report(args)) => report::run(&args),
         Some(Command::History(args)) => history::run(&args),
         Some(Command::Manual(args)) => manual::run(&args),
     }

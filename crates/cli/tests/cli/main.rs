@@ -5,6 +5,7 @@ mod bench;
 mod checkpoints;
 mod help;
 mod manual;
+mod report;
 mod run;
 mod run_input;
 mod select;

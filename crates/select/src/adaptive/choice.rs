@@ -39,6 +39,11 @@ impl ChoiceReason {
         Self::Sweep,
     ];
 
+    /// Whether the launch was made to learn: it would not have been this kernel's otherwise.
+    pub const fn is_exploration(self) -> bool {
+        matches!(self, Self::Probe | Self::Recovery | Self::Sweep)
+    }
+
     /// The reason's name in logs and metrics.
     pub const fn as_str(self) -> &'static str {
         match self {

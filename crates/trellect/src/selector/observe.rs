@@ -3,6 +3,7 @@
 
 use metrics::{Unit, counter, describe_counter, describe_histogram, histogram};
 use trellect_core::KernelId;
+use trellect_select::adaptive::ChoiceReason;
 use trellect_tune::history::SwitchNote;
 
 /// Calls served, by `kernel`, `reason` and `bucket`.
@@ -57,5 +58,5 @@ pub(super) fn lost(reason: &'static str, total_ns: u64, lost_ns: u64) {
 
 /// Whether calls for this reason were made to learn.
 pub fn is_exploration(reason: &str) -> bool {
-    matches!(reason, "probe" | "recovery" | "sweep")
+    reason.parse().is_ok_and(ChoiceReason::is_exploration)
 }

@@ -7,8 +7,8 @@ use super::{DecisionLog, GroupDecisions};
 use crate::lines::{LineFault, check, hex, key};
 use crate::text;
 
-/// What a log calls itself.
-pub(super) const FORMAT: &str = "trellect-decisions";
+/// The format that the first line names.
+pub const FORMAT: &str = "trellect-decisions";
 
 #[derive(Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
