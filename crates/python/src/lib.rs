@@ -5,8 +5,17 @@
 //! Python as `pyo3_runtime.PanicException`.
 #![forbid(unsafe_code)]
 
+mod arguments;
+mod call;
 mod errors;
+mod experts;
+mod explanation;
 mod kernels;
+mod memory;
+mod metadata;
+mod selector;
+mod shared;
+mod statistics;
 
 use pyo3::prelude::*;
 
@@ -14,5 +23,14 @@ use pyo3::prelude::*;
 #[pymodule]
 fn _trellect(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("__version__", env!("CARGO_PKG_VERSION"))?;
-    module.add_function(wrap_pyfunction!(kernels::get_available_kernels, module)?)
+    module.add_class::<selector::MixedKernelSelector>()?;
+    module.add_function(wrap_pyfunction!(shared::get_mixed_kernel, module)?)?;
+    module.add_function(wrap_pyfunction!(shared::record_kernel_latency, module)?)?;
+    module.add_function(wrap_pyfunction!(shared::get_statistics, module)?)?;
+    module.add_function(wrap_pyfunction!(shared::reset_history, module)?)?;
+    module.add_function(wrap_pyfunction!(shared::set_exploration_rate, module)?)?;
+    module.add_function(wrap_pyfunction!(kernels::get_available_kernels, module)?)?;
+    module.add_function(wrap_pyfunction!(experts::get_expert_bits, module)?)?;
+    module.add_function(wrap_pyfunction!(experts::analyze_expert_activation_pattern, module)?)?;
+    module.add_function(wrap_pyfunction!(memory::estimate_gpu_memory_pressure, module)?)
 }
