@@ -19,7 +19,7 @@ const MAX_DEPTH: usize = 8;
 pub(crate) fn get_expert_bits(
     expert_ids: &Bound<'_, PyAny>,
     expert_bit_metadata: &Bound<'_, PyAny>,
-) -> PyResult<Vec<u8>> {
+) -> PyResult<Vec<u32>> {
     let mut ids = expert_ids_of(expert_ids)?;
     ids.sort_unstable();
     ids.dedup();
@@ -32,8 +32,9 @@ pub(crate) fn get_expert_bits(
         })?;
         match widths.extract::<[Bound<'_, PyAny>; 3]>() {
             Ok(widths) => {
-                let [_, up, _] = widths.map(|width| arguments::width(&argument, &width));
-                Ok(up?.get())
+                let [gate, up, down] = widths.map(|width| arguments::width(&argument, &width));
+                (gate?, down?);
+                Ok(u32::from(up?.get()))
             }
             Err(_) => Err(wrong_type(&argument, &widths, "the widths of gate, up and down")),
         }

@@ -17,11 +17,15 @@ mod selector;
 mod shared;
 mod statistics;
 
+use std::sync::OnceLock;
+
+use pyo3::exceptions::PyImportError;
 use pyo3::prelude::*;
 
 /// The compiled part of `trellect`; import that.
 #[pymodule]
 fn _trellect(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    refuse_other_interpreters(module.py())?;
     module.add("__version__", env!("CARGO_PKG_VERSION"))?;
     module.add_class::<selector::MixedKernelSelector>()?;
     module.add_function(wrap_pyfunction!(shared::get_mixed_kernel, module)?)?;
@@ -33,4 +37,17 @@ fn _trellect(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(experts::get_expert_bits, module)?)?;
     module.add_function(wrap_pyfunction!(experts::analyze_expert_activation_pattern, module)?)?;
     module.add_function(wrap_pyfunction!(memory::estimate_gpu_memory_pressure, module)?)
+}
+
+/// What is shared here, such as metadata that is copied, belongs to one interpreter.
+fn refuse_other_interpreters(py: Python<'_>) -> PyResult<()> {
+    static INTERPRETER: OnceLock<usize> = OnceLock::new();
+    // Every interpreter has a module `builtins` of its own, for as long as it lives.
+    let interpreter = py.import("builtins")?.as_ptr() as usize;
+    match *INTERPRETER.get_or_init(|| interpreter) == interpreter {
+        true => Ok(()),
+        false => Err(PyImportError::new_err(
+            "trellect is imported by another interpreter of this process: expected one alone",
+        )),
+    }
 }

@@ -250,7 +250,7 @@ def test_a_plain_kernel_for_an_exact_call_is_said(selector):
 
 
 def test_nothing_legal_is_an_error_that_names_every_kernel(selector):
-    with pytest.raises(ValueError, match="64 tokens, computes at most 1") as error:
+    with pytest.raises(ValueError, match="64 tokens, computes 0 to 1") as error:
         selector.select_kernel(64, [4], available_kernels=[DECODE])
     assert LARGE_BATCH in str(error.value)
     assert selector.get_statistics()["total_selections"] == 0
@@ -374,7 +374,7 @@ def test_an_explanation_tells_of_every_kernel_and_counts_as_nothing(selector):
         "verdict": "legal, not the rules' choice",
         "evidence": None,
     }
-    assert considered[DECODE]["verdict"] == "8 tokens, computes at most 1"
+    assert considered[DECODE]["verdict"] == "8 tokens, computes 0 to 1"
     assert not considered[DECODE]["legal"]
     assert BASE in explanation["text"] and "p = " in explanation["text"]
     assert explanation["exploration_rate"] == 0
