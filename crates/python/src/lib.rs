@@ -36,7 +36,8 @@ fn _trellect(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(kernels::get_available_kernels, module)?)?;
     module.add_function(wrap_pyfunction!(experts::get_expert_bits, module)?)?;
     module.add_function(wrap_pyfunction!(experts::analyze_expert_activation_pattern, module)?)?;
-    module.add_function(wrap_pyfunction!(memory::estimate_gpu_memory_pressure, module)?)
+    module.add_function(wrap_pyfunction!(memory::estimate_gpu_memory_pressure, module)?)?;
+    module.setattr("_panic", wrap_pyfunction!(errors::panic, module)?)
 }
 
 /// What is shared here, such as metadata that is copied, belongs to one interpreter.
