@@ -2,7 +2,12 @@
 
 import collections
 
+import hypothesis
 import pytest
+
+# The machine may be slow at any moment.
+hypothesis.settings.register_profile("ours", deadline=None, database=None, max_examples=300)
+hypothesis.settings.load_profile("ours")
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
