@@ -238,7 +238,7 @@ impl MixedKernelSelector {
 
 impl MixedKernelSelector {
     pub(crate) fn with_config(config: RuleConfig) -> PyResult<Self> {
-        let candidates = catalogue(&config.thresholds);
+        let candidates = catalogue(&config.thresholds.clone().unwrap_or_default());
         let policy = SharedRulePolicy::new(config).map_err(|error| raised(&error))?;
         let (metadata, records) = (Metadata::default(), Records::default());
         Ok(Self { policy, candidates, metadata, records })
