@@ -3,6 +3,7 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use crate::arm::arm;
+use crate::python::{python, python_where_possible};
 use crate::sanitize::{asan, miri};
 use crate::shell::{Failure, cargo, nightly_cargo, root, run, succeeds};
 
@@ -13,6 +14,7 @@ pub(crate) enum Chore {
     Test,
     Check,
     Deny,
+    Python,
     Loom,
     Kernels,
     Arm,
@@ -27,6 +29,7 @@ impl Chore {
             ["test"] => Some(Self::Test),
             ["check"] => Some(Self::Check),
             ["deny"] => Some(Self::Deny),
+            ["python"] => Some(Self::Python),
             ["loom"] => Some(Self::Loom),
             ["kernels"] => Some(Self::Kernels),
             ["arm"] => Some(Self::Arm),
@@ -47,6 +50,7 @@ impl Chore {
             Self::Test => test(),
             Self::Check => check(),
             Self::Deny => deny(),
+            Self::Python => python(),
             Self::Loom => loom(),
             Self::Kernels => kernels(),
             Self::Arm => arm(),
@@ -64,7 +68,8 @@ fn test() -> Result<(), Failure> {
         println!("cargo-nextest is not installed: using cargo's own test runner");
         run(cargo(&["test", "--workspace", "--lib", "--bins", "--tests"]))?;
     }
-    run(cargo(&["test", "--workspace", "--doc"]))
+    run(cargo(&["test", "--workspace", "--doc"]))?;
+    python_where_possible()
 }
 
 fn check() -> Result<(), Failure> {
@@ -168,6 +173,7 @@ mod tests {
         assert_eq!(Chore::parse(&["test"]), Some(Chore::Test));
         assert_eq!(Chore::parse(&["check"]), Some(Chore::Check));
         assert_eq!(Chore::parse(&["deny"]), Some(Chore::Deny));
+        assert_eq!(Chore::parse(&["python"]), Some(Chore::Python));
         assert_eq!(Chore::parse(&["loom"]), Some(Chore::Loom));
         assert_eq!(Chore::parse(&["kernels"]), Some(Chore::Kernels));
         assert_eq!(Chore::parse(&["arm"]), Some(Chore::Arm));

@@ -3,6 +3,7 @@
 
 mod arm;
 mod chore;
+mod python;
 mod sanitize;
 mod shell;
 
@@ -13,9 +14,10 @@ use chore::Chore;
 const USAGE: &str = "\
 usage: cargo xtask CHORE
 
-  test            every test: unit and integration tests, then documentation examples
+  test            every test: unit and integration tests, documentation examples, then Python's
   check           formatting, lints, documentation; warnings are errors
   deny            licences, bans, advisories and sources of every dependency
+  python          the Python package: builds it, compares its stubs, runs its tests
   loom            the models of the lock-free code, every interleaving
   kernels         every GPU kernel, compiled for every architecture; fetches the compiler
   arm             the CPU kernels of AArch64, in an emulator; installs it and the cross compiler

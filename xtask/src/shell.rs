@@ -56,9 +56,22 @@ fn describe(command: &Command) -> String {
 /// A chore that did not succeed.
 #[derive(Debug)]
 pub(crate) enum Failure {
-    NotStarted { name: String, source: io::Error },
-    Unsuccessful { name: String, status: ExitStatus },
-    Unreadable { path: PathBuf, source: io::Error },
+    NotStarted {
+        name: String,
+        source: io::Error,
+    },
+    Unsuccessful {
+        name: String,
+        status: ExitStatus,
+    },
+    Unreadable {
+        path: PathBuf,
+        source: io::Error,
+    },
+    /// The tests of the Python package cannot start here.
+    NoPython {
+        why: String,
+    },
 }
 
 impl fmt::Display for Failure {
@@ -67,6 +80,7 @@ impl fmt::Display for Failure {
             Self::NotStarted { name, source } => write!(f, "`{name}` could not start: {source}"),
             Self::Unsuccessful { name, status } => write!(f, "`{name}` failed: {status}"),
             Self::Unreadable { path, source } => write!(f, "{}: {source}", path.display()),
+            Self::NoPython { why } => f.write_str(why),
         }
     }
 }
