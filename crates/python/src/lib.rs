@@ -3,10 +3,19 @@
 //! Everything here converts: arguments to our types, results and errors back. What a function does
 //! is documented for Python's users in `python/trellect/_trellect.pyi`. A panic of ours reaches
 //! Python as `pyo3_runtime.PanicException`.
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
+mod checkpoint;
+#[expect(unsafe_code, reason = "launches on device memory, whose addresses it vouches for")]
+mod cuda;
 mod errors;
 mod kernels;
+mod layer;
+mod report;
+mod runtime;
+mod synth;
+#[expect(unsafe_code, reason = "reads and writes memory that other libraries lend by DLPack")]
+mod tensor;
 
 use pyo3::prelude::*;
 
@@ -14,5 +23,10 @@ use pyo3::prelude::*;
 #[pymodule]
 fn _trellect(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("__version__", env!("CARGO_PKG_VERSION"))?;
-    module.add_function(wrap_pyfunction!(kernels::get_available_kernels, module)?)
+    module.add_function(wrap_pyfunction!(kernels::get_available_kernels, module)?)?;
+    module.add_class::<checkpoint::Checkpoint>()?;
+    module.add_class::<checkpoint::LayerInfo>()?;
+    module.add_class::<layer::MoeLayer>()?;
+    module.add_class::<report::Report>()?;
+    module.add_function(wrap_pyfunction!(synth::write_synthetic, module)?)
 }

@@ -1,0 +1,98 @@
+//! What a call did, for Python.
+
+use pyo3::prelude::*;
+use pyo3::types::PyDict;
+use trellect::ActivationPattern;
+
+/// The kernel that a call ran on, why, and how long it took.
+#[pyclass(frozen, module = "trellect")]
+#[derive(Clone)]
+pub(crate) struct Report(pub(crate) trellect::Report);
+
+#[pymethods]
+impl Report {
+    #[getter]
+    fn kernel_name(&self) -> Option<String> {
+        self.0.kernel.map(|kernel| kernel.to_string())
+    }
+
+    #[getter]
+    fn reason(&self) -> &'static str {
+        self.0.reason()
+    }
+
+    #[getter]
+    fn latency_ms(&self) -> Option<f64> {
+        self.0.latency.map(|latency| latency.as_secs_f64() * 1e3)
+    }
+
+    #[getter]
+    fn num_tokens(&self) -> usize {
+        self.0.num_tokens
+    }
+
+    #[getter]
+    fn active_bits(&self) -> Vec<u8> {
+        self.0.active_bits().map(|bits| bits.get()).collect()
+    }
+
+    #[getter]
+    fn active_bytes(&self) -> u64 {
+        self.0.active_bytes
+    }
+
+    #[getter]
+    fn memory_pressure(&self) -> f64 {
+        self.0.memory_pressure
+    }
+
+    #[getter]
+    fn fallback(&self) -> Option<String> {
+        let fallback = self.0.fallback.as_ref();
+        fallback.map(|fallback| format!("{}: {}", fallback.failed, fallback.error))
+    }
+
+    #[getter]
+    fn pattern_metrics<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        pattern_metrics(py, &self.0.pattern)
+    }
+
+    #[getter]
+    fn selection_metadata<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        let metadata = PyDict::new(py);
+        metadata.set_item("kernel_name", self.kernel_name())?;
+        metadata.set_item("reason", self.reason())?;
+        Ok(metadata)
+    }
+
+    fn __str__(&self) -> String {
+        self.0.to_string()
+    }
+
+    fn __repr__(&self) -> String {
+        format!("<Report: {}>", self.0)
+    }
+}
+
+/// How tokens spread over experts, as a dict.
+pub(crate) fn pattern_metrics<'py>(
+    py: Python<'py>,
+    pattern: &ActivationPattern,
+) -> PyResult<Bound<'py, PyDict>> {
+    let ActivationPattern {
+        active_experts,
+        activation_rate,
+        tokens_per_expert,
+        max_tokens_per_expert,
+        top_expert_share,
+        entropy_bits,
+    } = *pattern;
+    let metrics = PyDict::new(py);
+    metrics.set_item("active_experts", active_experts)?;
+    metrics.set_item("activation_rate", activation_rate)?;
+    metrics.set_item("tokens_per_expert", tokens_per_expert)?;
+    metrics.set_item("max_tokens_per_expert", max_tokens_per_expert)?;
+    metrics.set_item("top_expert_share", top_expert_share)?;
+    metrics.set_item("entropy_bits", entropy_bits)?;
+    Ok(metrics)
+}
