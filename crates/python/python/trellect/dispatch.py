@@ -37,8 +37,10 @@ class MixedBpwMoEDispatcher:
     ) -> None:
         if not isinstance(lib, MoeLayer):
             raise TypeError(f"`lib` is a {type(lib).__name__}: expected a MoeLayer")
-        rate = exploration_rate if enable_ab_testing else 0.0
-        self.layer = lib.by_rules(use_fp32_acc=use_fp32_acc, exploration_rate=rate)
+        _check_widths(lib, expert_bit_metadata or {})
+        # Checked also where it plays no part.
+        rules = lib.by_rules(use_fp32_acc=use_fp32_acc, exploration_rate=exploration_rate)
+        self.layer = rules if enable_ab_testing else lib.by_rules(use_fp32_acc=use_fp32_acc)
 
     def dispatch(
         self, activations: Tensor, expert_ids: Any, expert_probs: Any
@@ -64,6 +66,18 @@ class MixedBpwMoEDispatcher:
             "pattern_metrics": report.pattern_metrics,
             "selection_metadata": report.selection_metadata,
         }
+
+
+def _check_widths(layer: MoeLayer, metadata: Mapping[int, Any]) -> None:
+    widths = layer.bit_tuples
+    for expert, found in metadata.items():
+        if expert not in range(len(widths)):
+            last = len(widths) - 1
+            raise ValueError(f"expert_bit_metadata[{expert}]: expected experts 0 to {last}")
+        if tuple(found) != widths[expert]:
+            raise ValueError(
+                f"expert_bit_metadata[{expert}] is {found}: expected {widths[expert]}, the layer's"
+            )
 
 
 MixedBpwMoEDispatcherExample = MixedBpwMoEDispatcher
