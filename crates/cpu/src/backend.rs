@@ -104,20 +104,25 @@ impl Backend for CpuBackend {
     }
 
     fn memory(&self) -> MemoryFigures {
-        // A system that does not tell leaves the total unknown: no pressure, no limit.
-        let Ok(mut system) = System::new() else {
-            return MemoryFigures { available: 0, total: 0 };
-        };
-        system.refresh_memory_specifics(MemoryRefreshKind::nothing().with_ram());
-        let whole =
-            MemoryFigures { available: system.available_memory(), total: system.total_memory() };
-        match system.cgroup_limits() {
-            Some(group) if group.total_memory < whole.total => MemoryFigures {
-                available: group.free_memory.min(whole.available),
-                total: group.total_memory,
-            },
-            _ => whole,
-        }
+        memory()
+    }
+}
+
+/// The memory that this process may use: the machine's, or the share that its control group has.
+pub fn memory() -> MemoryFigures {
+    // A system that does not tell leaves the total unknown: no pressure, no limit.
+    let Ok(mut system) = System::new() else {
+        return MemoryFigures { available: 0, total: 0 };
+    };
+    system.refresh_memory_specifics(MemoryRefreshKind::nothing().with_ram());
+    let whole =
+        MemoryFigures { available: system.available_memory(), total: system.total_memory() };
+    match system.cgroup_limits() {
+        Some(group) if group.total_memory < whole.total => MemoryFigures {
+            available: group.free_memory.min(whole.available),
+            total: group.total_memory,
+        },
+        _ => whole,
     }
 }
 

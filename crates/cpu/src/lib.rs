@@ -17,6 +17,6 @@ mod queue;
 mod rows;
 mod team;
 
-pub use backend::{CpuBackend, CpuOptions};
+pub use backend::{CpuBackend, CpuOptions, memory};
 pub use isa::{Isa, MAX_ISA_VARIABLE, UnknownIsa};
 pub use peak::Peak;

@@ -1,6 +1,8 @@
 //! The GPUs of this machine, or why there is none.
 
+use std::panic::resume_unwind;
 use std::sync::Arc;
+use std::thread;
 
 use cudarc::driver::sys::CUdevice_attribute as Attribute;
 use cudarc::driver::{CudaContext, DriverError, sys};
@@ -89,6 +91,25 @@ pub fn devices() -> Result<Vec<DeviceFacts>, NoDevice> {
     (0..count()?).map(describe).collect()
 }
 
+/// Free and total memory of device `ordinal`, whichever process uses it.
+///
+/// Leaves the calling thread's current device alone. Where nothing of this process uses the device,
+/// its driver is started and stopped, which takes a good part of a second.
+///
+/// # Errors
+/// [`NoDevice`] when there is no driver, no such device, or the driver refuses.
+pub fn memory(ordinal: usize) -> Result<MemoryFigures, NoDevice> {
+    let count = count()?;
+    if ordinal >= count {
+        return Err(NoDevice::NoSuchDevice { ordinal, count });
+    }
+    let ask = || -> Result<_, DriverError> { CudaContext::new(ordinal)?.mem_get_info() };
+    // What a thread asks for becomes current in it, so this one is not the caller's.
+    let told = thread::scope(|scope| scope.spawn(ask).join());
+    let (free, total) = told.unwrap_or_else(|panic| resume_unwind(panic))?;
+    Ok(MemoryFigures { available: free as u64, total: total as u64 })
+}
+
 fn count() -> Result<usize, NoDevice> {
     if !driver_is_present() {
         return Err(NoDevice::NoDriver);
@@ -174,6 +195,7 @@ mod tests {
             return;
         }
         assert_eq!(devices(), Err(NoDevice::NoDriver));
+        assert_eq!(memory(0), Err(NoDevice::NoDriver));
         let error = Device::open(0).err().map(|why| why.to_string());
         assert_eq!(error.as_deref(), Some("no NVIDIA driver on this machine"));
     }

@@ -35,7 +35,7 @@ pub use backend::{CudaBackend, LayerKind};
 pub use cache::CACHE_VARIABLE;
 pub use catalogue::{KernelFilter, absent_kernels};
 pub use cudarc;
-pub use device::{DeviceFacts, NoDevice, devices};
+pub use device::{DeviceFacts, NoDevice, devices, memory};
 pub use prepared::CudaLayer;
 pub use queue::{CudaQueue, DeviceCall, Element};
 pub use resources::{EntryResources, KernelResources, kernel_resources};

@@ -12,7 +12,8 @@ use trellect::exl3::{self, oracle};
 use crate::cuda::CudaEngine;
 use crate::errors::raised;
 use crate::layer::{MoeLayer, adaptive, widths};
-use crate::runtime::{self, Device};
+use crate::memory::Device;
+use crate::runtime;
 
 /// An EXL3 checkpoint: a directory, or one `.safetensors` file.
 #[pyclass(frozen, module = "trellect")]
@@ -79,7 +80,9 @@ impl Checkpoint {
         device: &str,
         numeric: &str,
     ) -> PyResult<MoeLayer> {
-        let device = Device::parse(device)?;
+        let device = Device::parse(device).ok_or_else(|| {
+            PyValueError::new_err(format!("device is {device:?}: expected cpu, cuda or cuda:N"))
+        })?;
         let numeric = numeric
             .parse::<NumericClass>()
             .map_err(|error| PyValueError::new_err(format!("numeric: {error}")))?;

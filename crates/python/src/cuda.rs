@@ -168,10 +168,10 @@ impl MoeLayer {
         for argument in [&hidden, &ids, &weights] {
             argument.expect_cuda(engine.ordinal)?;
         }
-        let [num_tokens, top_k] = self.check_shapes(&hidden, &ids, &weights)?;
-        ids.expect_integers()?;
         let element = hidden.element()?;
+        ids.expect_integers()?;
         weights.element()?;
+        let [num_tokens, top_k] = self.check_shapes(&hidden, &ids, &weights)?;
 
         // Checking ids would wait for the GPU; clamping them keeps the kernel within its memory.
         let bounds = PyDict::new(py);

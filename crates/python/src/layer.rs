@@ -112,14 +112,10 @@ impl MoeLayer {
         for argument in [&hidden, &ids, &weights] {
             argument.expect_host()?;
         }
+        let (states, experts, shares) = (hidden.floats()?, ids.integers()?, weights.floats()?);
         let [num_tokens, top_k] = self.check_shapes(&hidden, &ids, &weights)?;
-        let call = HostCall {
-            hidden: hidden.hidden()?,
-            ids: ids.integers()?,
-            weights: weights.hidden()?,
-            top_k,
-            kernel: arguments.kernel,
-        };
+        let kernel = arguments.kernel;
+        let call = HostCall { hidden: states, ids: experts, weights: shares, top_k, kernel };
         let (object, mut out) = match arguments.out {
             Some(given) => {
                 let out = Argument::to_write("out", given)?;

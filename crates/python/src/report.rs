@@ -1,8 +1,10 @@
 //! What a call did, for Python.
 
 use pyo3::prelude::*;
-use pyo3::types::PyDict;
-use trellect::ActivationPattern;
+use pyo3::types::{PyDict, PyString};
+
+use crate::experts::pattern_dict;
+use crate::metadata;
 
 /// The kernel that a call ran on, why, and how long it took.
 #[pyclass(frozen, module = "trellect")]
@@ -54,15 +56,21 @@ impl Report {
 
     #[getter]
     fn pattern_metrics<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
-        pattern_metrics(py, &self.0.pattern)
+        pattern_dict(py, &self.0.pattern)
     }
 
     #[getter]
     fn selection_metadata<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
-        let metadata = PyDict::new(py);
-        metadata.set_item("kernel_name", self.kernel_name())?;
-        metadata.set_item("reason", self.reason())?;
-        Ok(metadata)
+        let dict = match &self.0.decision {
+            Some(decision) => {
+                metadata::dict(&PyString::new(py, &decision.kernel.to_string()), decision)?
+            }
+            None => PyDict::new(py),
+        };
+        // The kernel that served, and why it, where that is another than the rules decided.
+        dict.set_item("kernel_name", self.kernel_name())?;
+        dict.set_item("reason", self.reason())?;
+        Ok(dict)
     }
 
     fn __str__(&self) -> String {
@@ -72,27 +80,4 @@ impl Report {
     fn __repr__(&self) -> String {
         format!("<Report: {}>", self.0)
     }
-}
-
-/// How tokens spread over experts, as a dict.
-pub(crate) fn pattern_metrics<'py>(
-    py: Python<'py>,
-    pattern: &ActivationPattern,
-) -> PyResult<Bound<'py, PyDict>> {
-    let ActivationPattern {
-        active_experts,
-        activation_rate,
-        tokens_per_expert,
-        max_tokens_per_expert,
-        top_expert_share,
-        entropy_bits,
-    } = *pattern;
-    let metrics = PyDict::new(py);
-    metrics.set_item("active_experts", active_experts)?;
-    metrics.set_item("activation_rate", activation_rate)?;
-    metrics.set_item("tokens_per_expert", tokens_per_expert)?;
-    metrics.set_item("max_tokens_per_expert", max_tokens_per_expert)?;
-    metrics.set_item("top_expert_share", top_expert_share)?;
-    metrics.set_item("entropy_bits", entropy_bits)?;
-    Ok(metrics)
 }

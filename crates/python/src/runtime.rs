@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 
 use pyo3::PyResult;
-use pyo3::exceptions::{PyRuntimeError, PyValueError};
+use pyo3::exceptions::PyRuntimeError;
 use trellect::Selector;
 use trellect::cpu::{CpuBackend, CpuOptions};
 use trellect::cuda::CudaBackend;
@@ -19,27 +19,6 @@ struct Runtime {
     cpu: Option<CpuBackend>,
     cuda: HashMap<usize, CudaBackend>,
     selector: Option<Selector>,
-}
-
-/// Where a layer is to run.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Device {
-    Cpu,
-    Cuda(usize),
-}
-
-impl Device {
-    /// Reads `cpu`, `cuda` or `cuda:1`.
-    pub(crate) fn parse(name: &str) -> PyResult<Self> {
-        let ordinal = match name {
-            "cpu" => return Ok(Self::Cpu),
-            "cuda" => Some(0),
-            _ => name.strip_prefix("cuda:").and_then(|ordinal| ordinal.parse().ok()),
-        };
-        ordinal.map(Self::Cuda).ok_or_else(|| {
-            PyValueError::new_err(format!("device is {name:?}: expected cpu, cuda or cuda:N"))
-        })
-    }
 }
 
 fn with<T>(act: impl FnOnce(&mut Runtime) -> T) -> T {

@@ -262,8 +262,8 @@ impl<'py> Argument<'py> {
         unsafe { view.cpu_slice::<T>() }.map_err(|error| self.refused(&error))
     }
 
-    /// Floats as hidden states.
-    pub(crate) fn hidden(&self) -> PyResult<Hidden<'_>> {
+    /// The elements, where they are floats.
+    pub(crate) fn floats(&self) -> PyResult<Hidden<'_>> {
         match self.element()? {
             Element::F32 => Ok(Hidden::F32(self.slice()?)),
             Element::F16 => Ok(Hidden::F16(self.slice()?)),

@@ -3,7 +3,7 @@ use std::fmt;
 use trellect_core::{Bits, Family, KernelId, KernelSpec, NumericClass};
 
 /// Which kernel serves a call, and everything that is reported about the choice.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Decision {
     /// The kernel; one of the candidates.
     pub kernel: KernelId,

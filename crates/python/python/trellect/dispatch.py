@@ -36,7 +36,7 @@ class MixedBpwMoEDispatcher:
         exploration_rate: float = 0.05,
     ) -> None:
         if not isinstance(lib, MoeLayer):
-            raise TypeError(f"`lib` is a {type(lib).__name__}: expected a MoeLayer")
+            raise TypeError(f"lib is a {type(lib).__name__}: expected a MoeLayer")
         _check_widths(lib, expert_bit_metadata or {})
         # Checked also where it plays no part.
         rules = lib.by_rules(use_fp32_acc=use_fp32_acc, exploration_rate=exploration_rate)
