@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::cell::RefCell;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
 use half::slice::HalfFloatSliceExt;
 use pyo3::exceptions::{PyMemoryError, PyRuntimeError, PyValueError};
@@ -295,6 +296,37 @@ impl MoeLayer {
             Engine::Cuda(engine) => self.run_on_cuda(engine, &arguments),
         }?;
         Ok((output, Report(report)))
+    }
+
+    /// Nanoseconds of calls from Rust, one by one, on memory that is there: what a benchmark of
+    /// `forward` compares with.
+    fn _time_rust<'py>(
+        &self,
+        hidden: &Bound<'py, PyAny>,
+        topk_ids: &Bound<'py, PyAny>,
+        topk_weights: &Bound<'py, PyAny>,
+        calls: usize,
+    ) -> PyResult<Vec<u64>> {
+        let Engine::Host { dispatcher, .. } = &self.engine else {
+            return Err(PyValueError::new_err("the layer is on a GPU: expected one on the cpu"));
+        };
+        let hidden = Argument::to_read("hidden", hidden)?;
+        let ids = Argument::to_read("topk_ids", topk_ids)?;
+        let weights = Argument::to_read("topk_weights", topk_weights)?;
+        let [_, top_k] = self.check_shapes(&hidden, &ids, &weights)?;
+        let (hidden, ids, weights) = (hidden.floats()?, ids.integers()?, weights.floats()?);
+        let call = HostCall { hidden, ids, weights, top_k, kernel: None };
+        let (ids, weights) = (call.ids()?, call.weights());
+        let mut out = vec![0.0; hidden.len()];
+        let mut dispatcher = dispatcher.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut time = |_| {
+            let start = Instant::now();
+            let routing = Routing::new(self.prepared.shape().num_experts, top_k, &ids, &weights)
+                .map_err(|error| wrong_routing(&error))?;
+            dispatcher.forward_into(hidden, &routing, &mut out).map_err(not_computed)?;
+            Ok(u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX))
+        };
+        (0..calls).map(&mut time).collect()
     }
 
     #[pyo3(signature = (*, use_fp32_acc=false, exploration_rate=0.0, seed=None))]

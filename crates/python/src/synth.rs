@@ -19,9 +19,14 @@ pub(crate) enum BitsArgument {
 }
 
 #[pyfunction]
-#[pyo3(signature = (
-    path, *, hidden_size, intermediate_size, num_experts, layers=vec![0], bits=BitsArgument::Named("mixed".into()), naming="projections", seed=0
-))]
+#[pyo3(
+    signature = (
+        path, *, hidden_size, intermediate_size, num_experts, layers = vec![0],
+        bits = BitsArgument::Named("mixed".into()), naming = "projections", seed = 0
+    ),
+    text_signature = "(path, *, hidden_size, intermediate_size, num_experts, layers=[0], \
+                      bits='mixed', naming='projections', seed=0)"
+)]
 #[expect(clippy::too_many_arguments, reason = "they are keywords to its callers")]
 pub(crate) fn write_synthetic(
     py: Python<'_>,

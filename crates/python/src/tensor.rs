@@ -26,6 +26,8 @@ struct Numpy {
     array: Py<PyType>,
     empty_like: Py<PyAny>,
     copy: Py<PyAny>,
+    /// The keywords that ask for tensors that tell whether they are read-only.
+    version: Py<PyDict>,
 }
 
 static TORCH: PyOnceLock<Torch> = PyOnceLock::new();
@@ -68,7 +70,10 @@ fn numpy(py: Python<'_>) -> PyResult<Option<&'static Numpy>> {
     let Some(module) = imported(py, "numpy")? else { return Ok(None) };
     NUMPY
         .get_or_try_init(py, || {
+            let version = PyDict::new(py);
+            version.set_item("max_version", (1, 0))?;
             Ok(Numpy {
+                version: version.unbind(),
                 array: module.getattr("ndarray")?.cast_into::<PyType>()?.unbind(),
                 empty_like: module.getattr("empty_like")?.unbind(),
                 copy: module.getattr("copy")?.unbind(),
@@ -80,17 +85,47 @@ fn numpy(py: Python<'_>) -> PyResult<Option<&'static Numpy>> {
 impl Library {
     fn of(object: &Bound<'_, PyAny>) -> PyResult<Option<Self>> {
         let py = object.py();
-        if let Some(torch) = torch(py)?
-            && object.is_instance(torch.tensor.bind(py))?
-        {
-            return Ok(Some(Self::Torch(torch)));
-        }
-        if let Some(numpy) = numpy(py)?
-            && object.is_instance(numpy.array.bind(py))?
+        let (torch, numpy) = (torch(py)?, numpy(py)?);
+        // A type of torch's own asks Python whether something is an instance of it.
+        let exact = object.get_type();
+        if let Some(numpy) = numpy
+            && (exact.is(&numpy.array) || exact.is_subclass(numpy.array.bind(py))?)
         {
             return Ok(Some(Self::Numpy(numpy)));
         }
+        if let Some(torch) = torch
+            && (exact.is(&torch.tensor) || exact.is_subclass(torch.tensor.bind(py))?)
+        {
+            return Ok(Some(Self::Torch(torch)));
+        }
         Ok(None)
+    }
+
+    /// Borrows a tensor without any synchronisation, by the fastest way that its library has. Where
+    /// that is torch's, tells the stream that torch works on.
+    fn lend(self, object: &Bound<'_, PyAny>) -> PyResult<(ImportedDlpack, Option<u64>)> {
+        let py = object.py();
+        let borrowed = object.as_borrowed();
+        match self {
+            Self::Torch(_) => {
+                let Some(api) = ExchangeApi::from_object(borrowed)? else {
+                    return Ok((from_dlpack(borrowed, None, None)?, None));
+                };
+                let (tensor, stream) = api.import_managed_no_sync(borrowed)?.into_parts();
+                Ok((ImportedDlpack::Versioned(tensor), Some(stream as u64)))
+            }
+            Self::Numpy(numpy) => {
+                let version = numpy.version.bind(py);
+                match object.call_method(intern!(py, "__dlpack__"), (), Some(version)) {
+                    Ok(capsule) => Ok((from_dlpack(capsule.as_borrowed(), None, None)?, None)),
+                    // Before 2.1 numpy takes no version.
+                    Err(error) if error.is_instance_of::<PyTypeError>(py) => {
+                        Ok((from_dlpack(borrowed, None, None)?, None))
+                    }
+                    Err(error) => Err(error),
+                }
+            }
+        }
     }
 
     /// A row-major copy.
@@ -150,7 +185,7 @@ impl<'py> Argument<'py> {
         if let Library::Torch(torch) = library {
             refuse_gradient(name, object, torch)?;
         }
-        let (tensor, stream) = exchange(object).map_err(|error| {
+        let (tensor, stream) = library.lend(object).map_err(|error| {
             let message = error.value(object.py()).to_string();
             // torch appends the stack of its own functions.
             let why = message.lines().next().unwrap_or_default();
@@ -350,16 +385,6 @@ impl<'py> Argument<'py> {
         };
         empty_like.bind(self.object.py()).call1((&self.object,))
     }
-}
-
-/// Borrows a tensor, without any synchronisation where its library knows the C exchange interface.
-fn exchange(object: &Bound<'_, PyAny>) -> PyResult<(ImportedDlpack, Option<u64>)> {
-    let object = object.as_borrowed();
-    let Some(api) = ExchangeApi::from_object(object)? else {
-        return Ok((from_dlpack(object, None, None)?, None));
-    };
-    let (tensor, stream) = api.import_managed_no_sync(object)?.into_parts();
-    Ok((ImportedDlpack::Versioned(tensor), Some(stream as u64)))
 }
 
 /// Refuses a tensor whose gradient somebody would wait for.

@@ -322,6 +322,10 @@ class MoeLayer:
     def kernels(self) -> list[str]:
         """The names of the kernels that this machine has for it."""
 
+    def _time_rust(
+        self, hidden: Any, topk_ids: Any, topk_weights: Any, calls: int
+    ) -> list[int]: ...
+
     @property
     def last_report(self) -> Report | None:
         """What the last call of `forward` did, whichever thread's it was."""
@@ -397,7 +401,7 @@ def write_synthetic(
     hidden_size: int,
     intermediate_size: int,
     num_experts: int,
-    layers: Sequence[int] = ...,
+    layers: Sequence[int] = [0],
     bits: str | tuple[int, int, int] | Sequence[tuple[int, int, int]] = "mixed",
     naming: str = "projections",
     seed: int = 0,
