@@ -138,6 +138,11 @@ pub(crate) fn kernel(argument: &str, found: &Bound<'_, PyAny>) -> PyResult<Kerne
     }
 }
 
+/// A bool, numpy's too.
+pub(crate) fn flag(argument: &str, found: &Bound<'_, PyAny>) -> PyResult<bool> {
+    found.extract().map_err(|_| wrong_type(argument, found, "a bool"))
+}
+
 /// A text.
 pub(crate) fn text<'a>(argument: &str, found: &'a Bound<'_, PyAny>) -> PyResult<Cow<'a, str>> {
     let text = found.cast::<PyString>();

@@ -29,16 +29,17 @@ impl Call {
         active_expert_bits: &Bound<'_, PyAny>,
         gpu_memory_pressure: Option<&Bound<'_, PyAny>>,
         widths: [Option<&Bound<'_, PyAny>>; 3],
-        use_fp32_acc: bool,
+        use_fp32_acc: Option<&Bound<'_, PyAny>>,
         available_kernels: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<Self> {
         let pressure = |found| arguments::share("gpu_memory_pressure", found);
+        let exact = use_fp32_acc.map_or(Ok(false), |found| arguments::flag("use_fp32_acc", found));
         Ok(Self {
             num_tokens: arguments::count("batch_size", batch_size)?,
             active_bits: arguments::active_bits(active_expert_bits)?,
             memory_pressure: gpu_memory_pressure.map_or(Ok(0.0), pressure)?,
             tuple: arguments::tuple(widths)?,
-            numeric: if use_fp32_acc { NumericClass::Exact } else { NumericClass::Half },
+            numeric: if exact? { NumericClass::Exact } else { NumericClass::Half },
             available: available_kernels.map(arguments::kernels).transpose()?,
             top_expert_share: None,
         })

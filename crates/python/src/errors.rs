@@ -3,8 +3,8 @@
 use std::error::Error;
 use std::io;
 
-use pyo3::PyErr;
 use pyo3::exceptions::{PyOSError, PyValueError};
+use pyo3::prelude::*;
 
 /// An error of ours as Python's exception, with the same message.
 ///
@@ -26,4 +26,11 @@ fn io_cause<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a io::Error> {
         Some(cause) => Some(cause),
         None => io_cause(error.source()?),
     }
+}
+
+/// Panics: for the test of what becomes of that.
+#[pyfunction]
+#[pyo3(name = "_panic")]
+pub(crate) fn panic(message: &str) {
+    panic!("{message}");
 }

@@ -32,9 +32,9 @@ pub(crate) fn get_expert_bits(
         })?;
         match widths.extract::<[Bound<'_, PyAny>; 3]>() {
             Ok(widths) => {
-                let [gate, up, down] = widths.map(|width| arguments::width(&argument, &width));
-                (gate?, down?);
-                Ok(u32::from(up?.get()))
+                let widths = widths.iter().map(|width| arguments::width(&argument, width));
+                let widths = widths.collect::<PyResult<Vec<_>>>()?;
+                Ok(u32::from(widths[1].get()))
             }
             Err(_) => Err(wrong_type(&argument, &widths, "the widths of gate, up and down")),
         }

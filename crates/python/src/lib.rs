@@ -50,7 +50,8 @@ fn _trellect(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<checkpoint::LayerInfo>()?;
     module.add_class::<layer::MoeLayer>()?;
     module.add_class::<report::Report>()?;
-    module.add_function(wrap_pyfunction!(synth::write_synthetic, module)?)
+    module.add_function(wrap_pyfunction!(synth::write_synthetic, module)?)?;
+    module.setattr("_panic", wrap_pyfunction!(errors::panic, module)?)
 }
 
 /// What is shared here, such as metadata that is copied, belongs to one interpreter.

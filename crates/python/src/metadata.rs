@@ -11,8 +11,10 @@ use trellect::select::Decision;
 /// fill one.
 #[derive(Debug, Default)]
 pub(crate) struct Metadata {
-    known: Mutex<FxHashMap<Decision, (Py<PyString>, Py<PyDict>)>>,
+    known: Mutex<Known>,
 }
+
+type Known = FxHashMap<Decision, (Py<PyString>, Py<PyDict>)>;
 
 /// A kernel's name and a decision's dict.
 type Entry<'py> = (Bound<'py, PyString>, Bound<'py, PyDict>);
@@ -53,7 +55,7 @@ impl Metadata {
         Ok((name, dict))
     }
 
-    fn lock(&self) -> MutexGuard<'_, FxHashMap<Decision, (Py<PyString>, Py<PyDict>)>> {
+    fn lock(&self) -> MutexGuard<'_, Known> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -66,7 +66,7 @@ impl MixedKernelSelector {
     #[pyo3(
         signature = (
             batch_size, active_expert_bits, gpu_memory_pressure = None, gate_bits = None,
-            up_bits = None, down_bits = None, use_fp32_acc = false, available_kernels = None,
+            up_bits = None, down_bits = None, use_fp32_acc = None, available_kernels = None,
             expert_activation_pattern = None, benchmark_kernel = None
         ),
         text_signature = "($self, batch_size, active_expert_bits, gpu_memory_pressure=0.0, \
@@ -84,7 +84,7 @@ impl MixedKernelSelector {
         gate_bits: Option<&Bound<'py, PyAny>>,
         up_bits: Option<&Bound<'py, PyAny>>,
         down_bits: Option<&Bound<'py, PyAny>>,
-        use_fp32_acc: bool,
+        use_fp32_acc: Option<&Bound<'py, PyAny>>,
         available_kernels: Option<&Bound<'py, PyAny>>,
         expert_activation_pattern: Option<&Bound<'py, PyAny>>,
         benchmark_kernel: Option<&Bound<'py, PyAny>>,
@@ -157,7 +157,7 @@ impl MixedKernelSelector {
     #[pyo3(
         signature = (
             batch_size, active_expert_bits, gpu_memory_pressure = None, gate_bits = None,
-            up_bits = None, down_bits = None, use_fp32_acc = false, available_kernels = None,
+            up_bits = None, down_bits = None, use_fp32_acc = None, available_kernels = None,
             expert_activation_pattern = None
         ),
         text_signature = "($self, batch_size, active_expert_bits, gpu_memory_pressure=0.0, \
@@ -174,7 +174,7 @@ impl MixedKernelSelector {
         gate_bits: Option<&Bound<'py, PyAny>>,
         up_bits: Option<&Bound<'py, PyAny>>,
         down_bits: Option<&Bound<'py, PyAny>>,
-        use_fp32_acc: bool,
+        use_fp32_acc: Option<&Bound<'py, PyAny>>,
         available_kernels: Option<&Bound<'py, PyAny>>,
         expert_activation_pattern: Option<&Bound<'py, PyAny>>,
     ) -> PyResult<Bound<'py, PyDict>> {

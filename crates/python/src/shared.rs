@@ -18,7 +18,7 @@ static SHARED: LazyLock<MixedKernelSelector> = LazyLock::new(|| {
 #[pyo3(
     signature = (
         batch_size, active_expert_bits, gpu_memory_pressure = None, gate_bits = None,
-        up_bits = None, down_bits = None, use_fp32_acc = false, available_kernels = None
+        up_bits = None, down_bits = None, use_fp32_acc = None, available_kernels = None
     ),
     text_signature = "(batch_size, active_expert_bits, gpu_memory_pressure=0.0, gate_bits=None, \
                       up_bits=None, down_bits=None, use_fp32_acc=False, available_kernels=None)"
@@ -32,7 +32,7 @@ pub(crate) fn get_mixed_kernel<'py>(
     gate_bits: Option<&Bound<'py, PyAny>>,
     up_bits: Option<&Bound<'py, PyAny>>,
     down_bits: Option<&Bound<'py, PyAny>>,
-    use_fp32_acc: bool,
+    use_fp32_acc: Option<&Bound<'py, PyAny>>,
     available_kernels: Option<&Bound<'py, PyAny>>,
 ) -> PyResult<Selected<'py>> {
     let call = Call::new(

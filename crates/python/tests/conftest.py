@@ -1,53 +1,23 @@
-"""What several test files need: synthetic checkpoints and the layers that they hold, decoded."""
+"""Layers that several files test, made once; and what did not run is said where it is not overlooked."""
 
-import os
+import collections
 
-import numpy
+import hypothesis
 import pytest
+from dense import EXPERTS, HIDDEN, INTERMEDIATE, Dense
 
 from trellect import Checkpoint, synth
 
-# One calculation after the other: the machines that run this have few processors.
-os.environ.setdefault("OMP_NUM_THREADS", "2")
-
-HIDDEN, INTERMEDIATE, EXPERTS = 256, 128, 8
-
-
-class Dense:
-    """A layer's experts as dense weights, and what they compute in float64."""
-
-    def __init__(self, checkpoint: Checkpoint, number: int) -> None:
-        info = checkpoint.layer_info(number)
-        experts = [synth.dense_expert(checkpoint, number, e) for e in range(info.num_experts)]
-        self.gate, self.up, self.down = (
-            numpy.stack(weights).astype(numpy.float64) for weights in zip(*experts)
-        )
-
-    def forward(self, hidden, topk_ids, topk_weights):
-        """The routed sum of every token."""
-        hidden, topk_ids, topk_weights = map(numpy.asarray, (hidden, topk_ids, topk_weights))
-        output = numpy.zeros(hidden.shape)
-        for token, slot in numpy.ndindex(topk_ids.shape):
-            x, expert = hidden[token].astype(numpy.float64), topk_ids[token, slot]
-            gate = self.gate[expert] @ x
-            inner = gate / (1 + numpy.exp(-gate)) * (self.up[expert] @ x)
-            output[token] += float(topk_weights[token, slot]) * (self.down[expert] @ inner)
-        return output
+# The machine may be slow at any moment.
+hypothesis.settings.register_profile("ours", deadline=None, database=None, max_examples=300)
+hypothesis.settings.load_profile("ours")
 
 
-def relative_error(found, expected) -> float:
-    found, expected = (numpy.asarray(values, dtype=numpy.float64) for values in (found, expected))
-    return float(numpy.linalg.norm(found - expected) / numpy.linalg.norm(expected))
-
-
-def call(num_tokens, *, top_k=2, dtype=numpy.float32, seed=0):
-    """Random hidden states and a random routing."""
-    rng = numpy.random.default_rng(seed)
-    return (
-        rng.standard_normal((num_tokens, HIDDEN)).astype(dtype),
-        rng.integers(0, EXPERTS, (num_tokens, top_k)),
-        rng.random((num_tokens, top_k), dtype=numpy.float32),
-    )
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    skipped = terminalreporter.stats.get("skipped", [])
+    reasons = collections.Counter(report.longrepr[2].removeprefix("Skipped: ") for report in skipped)
+    for reason, count in sorted(reasons.items()):
+        terminalreporter.write_line(f"NOT RUN: {count} tests: {reason}", yellow=True, bold=True)
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,7 @@
 """Dispatching by the rules, with metadata."""
 
 import pytest
-from conftest import call, relative_error
+from dense import call, relative_error
 
 import trellect
 from trellect import MixedBpwMoEDispatcher

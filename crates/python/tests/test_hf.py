@@ -8,7 +8,7 @@ import copy
 
 import numpy
 import pytest
-from conftest import relative_error
+from dense import relative_error
 
 torch = pytest.importorskip("torch", reason="torch is not installed")
 transformers = pytest.importorskip("transformers", reason="transformers is not installed")
@@ -72,8 +72,12 @@ def make(name, **changes):
     return model.requires_grad_(False), layers
 
 
-def experts_of(model, layer):
-    return model.model.layers[layer].mlp.experts
+def write(name, path):
+    """Writes a checkpoint for a model."""
+    _, layers, inner = MODELS[name]
+    naming = "mixtral" if name == "Mixtral" else "projections"
+    sizes = dict(hidden_size=HIDDEN, intermediate_size=inner, num_experts=EXPERTS)
+    synth.write_synthetic(path, **sizes, layers=layers, naming=naming)
 
 
 @pytest.fixture(scope="module")
@@ -84,13 +88,14 @@ def exl3_path(tmp_path_factory):
     def path(name):
         if name not in made:
             made[name] = tmp_path_factory.mktemp(name)
-            _, layers, inner = MODELS[name]
-            naming = "mixtral" if name == "Mixtral" else "projections"
-            sizes = dict(hidden_size=HIDDEN, intermediate_size=inner, num_experts=EXPERTS)
-            synth.write_synthetic(made[name], **sizes, layers=layers, naming=naming)
+            write(name, made[name])
         return made[name]
 
     return path
+
+
+def experts_of(model, layer):
+    return model.model.layers[layer].mlp.experts
 
 
 def decode_into(model, layers, path):

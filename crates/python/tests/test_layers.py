@@ -9,7 +9,7 @@ import warnings
 
 import numpy
 import pytest
-from conftest import EXPERTS, HIDDEN, INTERMEDIATE, call, relative_error
+from dense import EXPERTS, HIDDEN, INTERMEDIATE, call, relative_error
 
 import trellect
 from trellect import Checkpoint, synth

@@ -5,7 +5,7 @@ import gc
 
 import numpy
 import pytest
-from conftest import HIDDEN, call, relative_error
+from dense import HIDDEN, call, relative_error
 
 torch = pytest.importorskip("torch", reason="torch is not installed")
 

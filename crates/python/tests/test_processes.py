@@ -92,7 +92,7 @@ sys.path.insert(0, {path!r})
 try:
     import trellect
 except ImportError as error:
-    refused = "another interpreter" in str(error)
+    refused = "interpreter" in str(error)
 else:
     refused = False
 if not refused:
