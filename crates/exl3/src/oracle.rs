@@ -221,7 +221,6 @@ mod tests {
         OwnedLayer::new(&SynthSpec { bias: true, ..spec }).unwrap()
     }
 
-
     fn without_bias<'a>(view: &LinearView<'a>) -> LinearView<'a> {
         let (bits, codebook) = (view.bits(), view.codebook());
         let (in_features, out_features) = (view.in_features(), view.out_features());

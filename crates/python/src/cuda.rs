@@ -11,8 +11,8 @@ use pyo3::prelude::*;
 use pyo3::types::PyDict;
 use trellect::ActivationPattern;
 use trellect::core::{
-    Backend, CallFacts, KernelId, KernelSpec, LaunchError, LaunchId, NumericClass,
-    PreparedLayer, Queue,
+    Backend, CallFacts, KernelId, KernelSpec, LaunchError, LaunchId, NumericClass, PreparedLayer,
+    Queue,
 };
 use trellect::cuda::{CudaBackend, CudaLayer, CudaQueue, DeviceCall};
 use trellect::exl3;

@@ -33,8 +33,8 @@ pub(crate) struct MoeLayer {
 
 /// The one way to the device that all callers of a layer share, one after the other.
 enum Engine {
-    Host { backend: Arc<dyn Backend>, dispatcher: Mutex<Dispatcher> },
-    Cuda(CudaEngine),
+    Host { backend: Arc<dyn Backend>, dispatcher: Box<Mutex<Dispatcher>> },
+    Cuda(Box<CudaEngine>),
 }
 
 thread_local! {
@@ -54,13 +54,13 @@ impl MoeLayer {
         let numeric = options.numeric;
         let dispatcher = Dispatcher::new(Arc::clone(&backend), Arc::clone(&prepared), options)
             .map_err(|error| raised(&error))?;
-        let engine = Engine::Host { backend, dispatcher: Mutex::new(dispatcher) };
+        let engine = Engine::Host { backend, dispatcher: Box::new(Mutex::new(dispatcher)) };
         Ok(Self { number, numeric, prepared, engine, report: Mutex::default() })
     }
 
     /// A layer in a GPU's memory.
     pub(crate) fn on_cuda(number: usize, numeric: NumericClass, engine: CudaEngine) -> Self {
-        let (prepared, engine) = (engine.prepared(), Engine::Cuda(engine));
+        let (prepared, engine) = (engine.prepared(), Engine::Cuda(Box::new(engine)));
         Self { number, numeric, prepared, engine, report: Mutex::default() }
     }
 

@@ -15,6 +15,7 @@ mod experts;
 mod explanation;
 mod kernels;
 mod layer;
+mod library;
 mod memory;
 mod metadata;
 mod report;

@@ -1,146 +1,15 @@
 //! Tensors of torch and numpy, read and written where they lie (DLPack).
 
 use dlpark::ffi::{DLDataType, DLDataTypeCode, DLDevice, DLDeviceType};
-use dlpark::python::consumer::exchange::ExchangeApi;
-use dlpark::python::{ImportedDlpack, from_dlpack};
+use dlpark::python::ImportedDlpack;
 use dlpark::{DlpackElement, DlpackFlags, TensorMut, TensorRef};
 use half::{bf16, f16};
 use pyo3::exceptions::{PyRuntimeError, PyTypeError, PyValueError};
-use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::sync::PyOnceLock;
-use pyo3::types::{PyDict, PyType};
 use trellect::core::Hidden;
 use trellect::cuda::Element;
 
-/// What is needed of torch, once somebody has imported it.
-struct Torch {
-    tensor: Py<PyType>,
-    empty_like: Py<PyAny>,
-    contiguous_format: Py<PyAny>,
-    is_grad_enabled: Py<PyAny>,
-}
-
-/// What is needed of numpy, once somebody has imported it.
-struct Numpy {
-    array: Py<PyType>,
-    empty_like: Py<PyAny>,
-    copy: Py<PyAny>,
-    /// The keywords that ask for tensors that tell whether they are read-only.
-    version: Py<PyDict>,
-}
-
-static TORCH: PyOnceLock<Torch> = PyOnceLock::new();
-static NUMPY: PyOnceLock<Numpy> = PyOnceLock::new();
-
-/// The library that a tensor is of.
-#[derive(Clone, Copy)]
-enum Library {
-    Torch(&'static Torch),
-    Numpy(&'static Numpy),
-}
-
-/// A module that has been imported; this package imports neither library by itself.
-fn imported<'py>(py: Python<'py>, name: &str) -> PyResult<Option<Bound<'py, PyAny>>> {
-    let modules = py.import(intern!(py, "sys"))?.getattr(intern!(py, "modules"))?;
-    modules.cast::<PyDict>()?.get_item(name)
-}
-
-fn torch(py: Python<'_>) -> PyResult<Option<&'static Torch>> {
-    if let Some(torch) = TORCH.get(py) {
-        return Ok(Some(torch));
-    }
-    let Some(module) = imported(py, "torch")? else { return Ok(None) };
-    TORCH
-        .get_or_try_init(py, || {
-            Ok(Torch {
-                tensor: module.getattr("Tensor")?.cast_into::<PyType>()?.unbind(),
-                empty_like: module.getattr("empty_like")?.unbind(),
-                contiguous_format: module.getattr("contiguous_format")?.unbind(),
-                is_grad_enabled: module.getattr("is_grad_enabled")?.unbind(),
-            })
-        })
-        .map(Some)
-}
-
-fn numpy(py: Python<'_>) -> PyResult<Option<&'static Numpy>> {
-    if let Some(numpy) = NUMPY.get(py) {
-        return Ok(Some(numpy));
-    }
-    let Some(module) = imported(py, "numpy")? else { return Ok(None) };
-    NUMPY
-        .get_or_try_init(py, || {
-            let version = PyDict::new(py);
-            version.set_item("max_version", (1, 0))?;
-            Ok(Numpy {
-                version: version.unbind(),
-                array: module.getattr("ndarray")?.cast_into::<PyType>()?.unbind(),
-                empty_like: module.getattr("empty_like")?.unbind(),
-                copy: module.getattr("copy")?.unbind(),
-            })
-        })
-        .map(Some)
-}
-
-impl Library {
-    fn of(object: &Bound<'_, PyAny>) -> PyResult<Option<Self>> {
-        let py = object.py();
-        let (torch, numpy) = (torch(py)?, numpy(py)?);
-        // A type of torch's own asks Python whether something is an instance of it.
-        let exact = object.get_type();
-        if let Some(numpy) = numpy
-            && (exact.is(&numpy.array) || exact.is_subclass(numpy.array.bind(py))?)
-        {
-            return Ok(Some(Self::Numpy(numpy)));
-        }
-        if let Some(torch) = torch
-            && (exact.is(&torch.tensor) || exact.is_subclass(torch.tensor.bind(py))?)
-        {
-            return Ok(Some(Self::Torch(torch)));
-        }
-        Ok(None)
-    }
-
-    /// Borrows a tensor without any synchronisation, by the fastest way that its library has. Where
-    /// that is torch's, tells the stream that torch works on.
-    fn lend(self, object: &Bound<'_, PyAny>) -> PyResult<(ImportedDlpack, Option<u64>)> {
-        let py = object.py();
-        let borrowed = object.as_borrowed();
-        match self {
-            Self::Torch(_) => {
-                let Some(api) = ExchangeApi::from_object(borrowed)? else {
-                    return Ok((from_dlpack(borrowed, None, None)?, None));
-                };
-                let (tensor, stream) = api.import_managed_no_sync(borrowed)?.into_parts();
-                Ok((ImportedDlpack::Versioned(tensor), Some(stream as u64)))
-            }
-            Self::Numpy(numpy) => {
-                let version = numpy.version.bind(py);
-                match object.call_method(intern!(py, "__dlpack__"), (), Some(version)) {
-                    Ok(capsule) => Ok((from_dlpack(capsule.as_borrowed(), None, None)?, None)),
-                    // Before 2.1 numpy takes no version.
-                    Err(error) if error.is_instance_of::<PyTypeError>(py) => {
-                        Ok((from_dlpack(borrowed, None, None)?, None))
-                    }
-                    Err(error) => Err(error),
-                }
-            }
-        }
-    }
-
-    /// A row-major copy.
-    fn copy<'py>(self, object: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
-        let py = object.py();
-        match self {
-            Self::Torch(torch) => {
-                let keywords = PyDict::new(py);
-                keywords.set_item("memory_format", &torch.contiguous_format)?;
-                object.call_method("clone", (), Some(&keywords))
-            }
-            Self::Numpy(numpy) => numpy.copy.bind(py).call1((object, "C")),
-        }
-    }
-}
+use crate::library::Library;
 
 /// A tensor argument: row-major memory, held until this is dropped.
 pub(crate) struct Argument<'py> {
@@ -182,9 +51,7 @@ impl<'py> Argument<'py> {
             let message = format!("{name} is a {found}: expected a torch.Tensor or numpy.ndarray");
             return Err(PyTypeError::new_err(message));
         };
-        if let Library::Torch(torch) = library {
-            refuse_gradient(name, object, torch)?;
-        }
+        library.refuse_gradient(name, object)?;
         let (tensor, stream) = library.lend(object).map_err(|error| {
             let message = error.value(object.py()).to_string();
             // torch appends the stack of its own functions.
@@ -232,14 +99,17 @@ impl<'py> Argument<'py> {
             {
                 Ok(())
             }
-            device => Err(self.wrong_device(device, &format!("cuda:{ordinal}, where the layer is"))),
+            device => {
+                Err(self.wrong_device(device, &format!("cuda:{ordinal}, where the layer is")))
+            }
         }
     }
 
     /// The stream that its library works on now.
     pub(crate) fn stream(&self) -> PyResult<u64> {
         self.stream.ok_or_else(|| {
-            let message = "this torch does not tell its current stream by DLPack: expected 2.10 or newer";
+            let message =
+                "this torch does not tell its current stream by DLPack: expected 2.10 or newer";
             PyRuntimeError::new_err(message)
         })
     }
@@ -379,31 +249,8 @@ impl<'py> Argument<'py> {
 
     /// New memory of the same library, shape, type and device.
     pub(crate) fn empty_like(&self) -> PyResult<Bound<'py, PyAny>> {
-        let empty_like = match self.library {
-            Library::Torch(torch) => &torch.empty_like,
-            Library::Numpy(numpy) => &numpy.empty_like,
-        };
-        empty_like.bind(self.object.py()).call1((&self.object,))
+        self.library.empty_like(&self.object)
     }
-}
-
-/// Refuses a tensor whose gradient somebody would wait for.
-fn refuse_gradient(
-    name: &'static str,
-    tensor: &Bound<'_, PyAny>,
-    torch: &'static Torch,
-) -> PyResult<()> {
-    let py = tensor.py();
-    if tensor.getattr(intern!(py, "requires_grad"))?.is_truthy()?
-        && torch.is_grad_enabled.bind(py).call0()?.is_truthy()?
-    {
-        let message = format!(
-            "{name} requires a gradient, and a layer has no backward pass: expected \
-             `{name}.detach()`, or a call under torch.no_grad()"
-        );
-        return Err(PyValueError::new_err(message));
-    }
-    Ok(())
 }
 
 /// Whole numbers of a tensor.
