@@ -382,7 +382,10 @@ impl Queue for CudaQueue {
     }
 
     fn harvest(&mut self, sink: &mut dyn FnMut(DeviceTime)) {
-        if let Ok(lane) = &mut self.lane {
+        // To ask for an event would break a capture.
+        if let Ok(lane) = &mut self.lane
+            && lane.is_capturing() == Ok(false)
+        {
             lane.timings.harvest(sink);
         }
     }

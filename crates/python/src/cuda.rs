@@ -5,6 +5,7 @@
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use pyo3::intern;
 use pyo3::prelude::*;
@@ -34,12 +35,24 @@ pub(crate) struct CudaEngine {
     lane: Mutex<Lane>,
 }
 
+/// How old a reading of the device's memory may be: it costs as much as a small call.
+const MEMORY_READING: Duration = Duration::from_millis(100);
+
+/// What a launch was.
+struct Launched {
+    kernel: KernelId,
+    decision: Option<Decision>,
+    memory_pressure: f64,
+}
+
 /// What launches of a layer share.
 struct Lane {
     queue: CudaQueue,
     rules: RulePolicy,
     /// Launches whose times have not come yet.
     awaited: VecDeque<(LaunchId, KernelId, usize)>,
+    /// The device's memory pressure, and when it was read.
+    pressure: (Instant, f64),
 }
 
 impl CudaEngine {
@@ -65,7 +78,8 @@ impl CudaEngine {
         rules: RuleConfig,
     ) -> PyResult<Self> {
         let rules = RulePolicy::new(rules).map_err(|error| raised(&error))?;
-        let lane = Lane { queue: layer.cuda_queue(), rules, awaited: VecDeque::new() };
+        let pressure = (Instant::now(), backend.memory().pressure());
+        let lane = Lane { queue: layer.cuda_queue(), rules, awaited: VecDeque::new(), pressure };
         Ok(Self { ordinal, backend, layer, numeric, lane: Mutex::new(lane) })
     }
 
@@ -88,10 +102,13 @@ impl CudaEngine {
         stream: u64,
         name: Option<KernelId>,
         call: &DeviceCall,
-        pressure: f64,
-    ) -> PyResult<(KernelId, Option<Decision>)> {
+    ) -> PyResult<Launched> {
         let specs: Vec<KernelSpec> = self.layer.specs().copied().collect();
         let mut lane = self.lane.lock().unwrap_or_else(PoisonError::into_inner);
+        if lane.pressure.0.elapsed() > MEMORY_READING {
+            lane.pressure = (Instant::now(), self.backend.memory().pressure());
+        }
+        let memory_pressure = lane.pressure.1;
         let (kernel, decision) = match name {
             Some(name) => {
                 let found = specs.iter().find(|spec| name.names(spec.id)).map(|spec| spec.id);
@@ -99,7 +116,7 @@ impl CudaEngine {
                 (found.ok_or_else(unknown).map_err(|error| not_computed(error.into()))?, None)
             }
             None => {
-                let decision = self.choose(&mut lane.rules, &specs, call, pressure)?;
+                let decision = self.choose(&mut lane.rules, &specs, call, memory_pressure)?;
                 (decision.kernel, Some(decision))
             }
         };
@@ -108,7 +125,7 @@ impl CudaEngine {
         let launched = launched.map_err(|error| not_computed(error.into()))?;
         lane.awaited.push_back((launched, kernel, call.num_tokens));
         lane.harvest();
-        Ok((kernel, decision))
+        Ok(Launched { kernel, decision, memory_pressure })
     }
 
     /// What the rules take.
@@ -139,7 +156,7 @@ impl CudaEngine {
 impl Lane {
     /// Tells the rules what finished launches took, without waiting for any.
     fn harvest(&mut self) {
-        let Self { queue, rules, awaited } = self;
+        let Self { queue, rules, awaited, .. } = self;
         queue.harvest(&mut |time| {
             while let Some((launch, kernel, num_tokens)) = awaited.pop_front() {
                 if launch == time.launch {
@@ -172,6 +189,12 @@ impl MoeLayer {
         ids.expect_integers()?;
         weights.element()?;
         let [num_tokens, top_k] = self.check_shapes(&hidden, &ids, &weights)?;
+        if let Some(given) = arguments.out {
+            let out = Argument::to_write("out", given)?;
+            out.expect_cuda(engine.ordinal)?;
+            out.expect_type_of(&hidden)?;
+            self.check_out(&out, num_tokens)?;
+        }
 
         // Checking ids would wait for the GPU; clamping them keeps the kernel within its memory.
         let bounds = PyDict::new(py);
@@ -188,7 +211,6 @@ impl MoeLayer {
         let result = torch.call_method("empty_like", (hidden.object(),), Some(&result))?;
         let out = Argument::to_write("out", &result)?;
 
-        let memory_pressure = engine.backend.memory().pressure();
         let mut report = trellect::Report {
             kernel: None,
             decision: None,
@@ -198,7 +220,7 @@ impl MoeLayer {
             num_tokens,
             rows_per_tuple: trellect::TupleRows::new(),
             active_bytes: 0,
-            memory_pressure,
+            memory_pressure: 0.0,
             pattern: ActivationPattern::default(),
         };
         if num_tokens > 0 {
@@ -216,16 +238,14 @@ impl MoeLayer {
             // SAFETY: the tensors have these shapes and types, are contiguous and of this device, and
             // torch aligns new memory to 512 bytes; ids were clamped. torch gives the memory of a
             // tensor that is dropped to later work of the same stream only, which waits for this.
-            let launch = || unsafe { engine.launch(stream, name, &call, memory_pressure) };
-            let (kernel, decision) = py.detach(launch)?;
-            (report.kernel, report.decision) = (Some(kernel), decision);
+            let launch = || unsafe { engine.launch(stream, name, &call) };
+            let launched = py.detach(launch)?;
+            report.kernel = Some(launched.kernel);
+            report.decision = launched.decision;
+            report.memory_pressure = launched.memory_pressure;
         }
         let output = match arguments.out {
             Some(given) => {
-                let out = Argument::to_write("out", given)?;
-                out.expect_cuda(engine.ordinal)?;
-                self.check_out(&out, num_tokens)?;
-                out.expect_type_of(&hidden)?;
                 given.call_method1("copy_", (result,))?;
                 given.clone()
             }
