@@ -116,10 +116,13 @@ impl Environment {
         File::create(&path).map(drop).map_err(|source| Failure::Unreadable { path, source })
     }
 
-    /// As `pip install .` does, but for the fetching of the build's tool, which is there.
+    /// As `pip install .` does, but with the build's tool that is there, and in the profile of the
+    /// other tests, which shares what they have built.
     fn install_package(&self) -> Result<(), Failure> {
         let mut pip = self.python(&["-m", "pip", "install", "--quiet", "--upgrade"]);
-        pip.args(["--no-build-isolation", "--no-deps", "--target"]).arg(package_folder()).arg(".");
+        pip.args(["--no-build-isolation", "--no-deps"]);
+        pip.args(["--config-settings", "build-args=--profile=dev", "--target"]);
+        pip.arg(package_folder()).arg(".");
         run(pip)
     }
 
