@@ -80,11 +80,16 @@ def test_bad_tensors_are_named(layer, change, kind, message):
         layer.forward(change(hidden), ids, weights)
 
 
-def test_without_gradients_parameters_are_read_like_any_tensor(layer, dense):
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_without_gradients_parameters_are_read_like_any_tensor(layer, dense, mode):
     arguments = tensors(2)
     hidden = torch.nn.Parameter(arguments[0])
-    with torch.no_grad():
-        output = layer.forward(hidden, *arguments[1:])
+    with mode():
+        output = Experts(layer)(hidden + 0, *arguments[1:])
+        assert torch.equal(
+            layer.forward(hidden, *arguments[1:], kernel=BASE),
+            layer.forward(*arguments, kernel=BASE),
+        )
     assert relative_error(output, expected(dense, arguments)) <= HALF
 
 
