@@ -117,7 +117,7 @@ impl MoeLayer {
         let [num_tokens, top_k] = self.check_shapes(&hidden, &ids, &weights)?;
         let kernel = arguments.kernel;
         let call = HostCall { hidden: states, ids: experts, weights: shares, top_k, kernel };
-        let (object, mut out) = match arguments.out {
+        let mut out = match arguments.out {
             Some(given) => {
                 let out = Argument::to_write("out", given)?;
                 out.expect_host()?;
@@ -126,14 +126,11 @@ impl MoeLayer {
                 for read in [&hidden, &ids, &weights] {
                     out.expect_apart(read)?;
                 }
-                (given.clone(), out)
+                out
             }
-            None => {
-                let new = hidden.empty_like()?;
-                let out = Argument::to_write("out", &new)?;
-                (new, out)
-            }
+            None => hidden.empty_like("out")?,
         };
+        let object = out.object().clone();
         let mut view = out.view_mut()?;
         let out = FloatsMut::new(&mut view, call.hidden)?;
         let report = py.detach(|| self.compute(dispatcher, &call, out))?;

@@ -81,17 +81,22 @@ impl Library {
     pub(crate) fn of(object: &Bound<'_, PyAny>) -> PyResult<Option<Self>> {
         let py = object.py();
         let (torch, numpy) = (torch(py)?, numpy(py)?);
-        // A type of torch's own asks Python whether something is an instance of it.
-        let exact = object.get_type();
-        if let Some(numpy) = numpy
-            && (exact.is(&numpy.array) || exact.is_subclass(numpy.array.bind(py))?)
-        {
-            return Ok(Some(Self::Numpy(numpy)));
-        }
-        if let Some(torch) = torch
-            && (exact.is(&torch.tensor) || exact.is_subclass(torch.tensor.bind(py))?)
-        {
-            return Ok(Some(Self::Torch(torch)));
+        let own = object.get_type();
+        // To ask whether something is of a subclass takes longer than all else here.
+        for is_of in [
+            |own: &Bound<'_, PyType>, class: &Bound<'_, PyType>| Ok(own.is(class)),
+            |own: &Bound<'_, PyType>, class: &Bound<'_, PyType>| own.is_subclass(class),
+        ] {
+            if let Some(torch) = torch
+                && is_of(&own, torch.tensor.bind(py))?
+            {
+                return Ok(Some(Self::Torch(torch)));
+            }
+            if let Some(numpy) = numpy
+                && is_of(&own, numpy.array.bind(py))?
+            {
+                return Ok(Some(Self::Numpy(numpy)));
+            }
         }
         Ok(None)
     }

@@ -34,8 +34,9 @@ impl Report {
     }
 
     #[getter]
-    fn active_bits(&self) -> Vec<u8> {
-        self.0.active_bits().map(|bits| bits.get()).collect()
+    fn active_bits(&self) -> Vec<u32> {
+        // Of u8 Python would make bytes.
+        self.0.active_bits().map(|bits| bits.get().into()).collect()
     }
 
     #[getter]

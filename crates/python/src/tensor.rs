@@ -52,13 +52,17 @@ impl<'py> Argument<'py> {
             return Err(PyTypeError::new_err(message));
         };
         library.refuse_gradient(name, object)?;
-        let (tensor, stream) = library.lend(object).map_err(|error| {
+        Self::lent(name, library, object.clone())
+    }
+
+    fn lent(name: &'static str, library: Library, object: Bound<'py, PyAny>) -> PyResult<Self> {
+        let (tensor, stream) = library.lend(&object).map_err(|error| {
             let message = error.value(object.py()).to_string();
             // torch appends the stack of its own functions.
             let why = message.lines().next().unwrap_or_default();
             PyTypeError::new_err(format!("{name} cannot be read: {why}"))
         })?;
-        Ok(Self { name, library, object: object.clone(), tensor, stream })
+        Ok(Self { name, library, object, tensor, stream })
     }
 
     fn view(&self) -> PyResult<TensorRef<'_>> {
@@ -247,9 +251,9 @@ impl<'py> Argument<'py> {
         }
     }
 
-    /// New memory of the same library, shape, type and device.
-    pub(crate) fn empty_like(&self) -> PyResult<Bound<'py, PyAny>> {
-        self.library.empty_like(&self.object)
+    /// New memory of the same library, shape, type and device, as the argument `name`.
+    pub(crate) fn empty_like(&self, name: &'static str) -> PyResult<Self> {
+        Self::lent(name, self.library, self.library.empty_like(&self.object)?)
     }
 }
 
