@@ -168,7 +168,7 @@ pub(crate) fn integer(argument: &str, found: &Bound<'_, PyAny>, expected: &str) 
 
 /// What `operator.index` makes of an object. A bool is no integer here: who passes one has mistaken
 /// a mask for numbers.
-fn index<'py>(found: &Bound<'py, PyAny>) -> Option<Bound<'py, PyAny>> {
+pub(crate) fn index<'py>(found: &Bound<'py, PyAny>) -> Option<Bound<'py, PyAny>> {
     match found.is_exact_instance_of::<PyInt>() {
         true => Some(found.clone()),
         false if found.is_instance_of::<PyBool>() => None,

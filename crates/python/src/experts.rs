@@ -6,7 +6,7 @@ use pyo3::types::{PyDict, PyString};
 use trellect::ActivationPattern;
 use trellect::core::{LayerShape, Routing};
 
-use crate::arguments::{self, wrong_type, wrong_value};
+use crate::arguments::{self, index, wrong_type, wrong_value};
 use crate::call::TOP_EXPERT_SHARE;
 use crate::errors::raised;
 
@@ -102,7 +102,8 @@ fn flatten(items: &Bound<'_, PyAny>, depth: usize, ids: &mut Vec<i32>) -> PyResu
     }
     for item in items.try_iter().map_err(|_| refused())? {
         let item = item?;
-        if item.hasattr("__iter__")? {
+        // Asked first: a tensor without dimensions is an integer, and has `__iter__` all the same.
+        if index(&item).is_none() && item.hasattr("__iter__")? {
             flatten(&item, depth - 1, ids)?;
             continue;
         }

@@ -18,7 +18,7 @@ WIDTHS = {0: (6, 2, 3), 1: (6, 3, 4), 5: [8, 4, 4], 7: numpy.array([1, 1, 2])}
         ((5,), (0,)),
         numpy.array([[5, 0], [0, 5]]),
         numpy.array([5, 0], dtype=numpy.uint8),
-        [numpy.array([5]), numpy.int64(0)],
+        [numpy.array([5]), numpy.int64(0), numpy.array(0)],
         iter([5, 0]),
     ],
     ids=lambda ids: type(ids).__name__,
@@ -31,6 +31,7 @@ def test_tensors():
     torch = pytest.importorskip("torch")
     ids = torch.tensor([[5, 0], [7, 0]])
     assert get_expert_bits(ids, WIDTHS) == [2, 4, 1]
+    assert get_expert_bits([torch.tensor(5), torch.tensor([0, 7])], WIDTHS) == [2, 4, 1]
     assert analyze_expert_activation_pattern(ids, 8)["num_activated_experts"] == 3
 
 
