@@ -16,6 +16,7 @@ mod catalogue;
 mod compile;
 mod device;
 mod error;
+mod foreign;
 mod kernel;
 mod layer;
 mod layout;

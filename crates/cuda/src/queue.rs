@@ -10,6 +10,7 @@ use trellect_core::{
 use zerocopy::IntoBytes;
 
 use crate::error::while_launching;
+use crate::foreign::Crossing;
 use crate::kernel::{Kernel, Memory};
 use crate::prepared::CudaLayer;
 use crate::timing::Timings;
@@ -81,6 +82,7 @@ struct Lane {
     workspace: Arc<Mutex<Workspace>>,
     /// Arguments and result of a host call.
     staging: Option<CudaSlice<u8>>,
+    crossing: Arc<Crossing>,
 }
 
 impl CudaQueue {
@@ -154,6 +156,12 @@ impl CudaQueue {
         }
         // SAFETY: the caller's promise.
         unsafe { self.start(&found, call) }
+    }
+
+    /// The queue's stream, and what orders it with others.
+    pub(crate) fn crossing(&self) -> Result<(Arc<CudaStream>, Arc<Crossing>), DriverError> {
+        let lane = self.lane.as_ref().map_err(|error| *error)?;
+        Ok((Arc::clone(&lane.stream), Arc::clone(&lane.crossing)))
     }
 
     /// # Safety
@@ -241,7 +249,8 @@ fn allocate(bytes: u64, stream: &Arc<CudaStream>) -> Result<CudaSlice<u8>, Drive
 impl Lane {
     fn new(stream: Arc<CudaStream>, workspace: Arc<Mutex<Workspace>>) -> Result<Self, DriverError> {
         let timings = Timings::new(stream.context())?;
-        Ok(Self { stream, timings, workspace, staging: None })
+        let crossing = Arc::new(Crossing::new(&stream)?);
+        Ok(Self { stream, timings, workspace, staging: None, crossing })
     }
 
     fn is_capturing(&self) -> Result<bool, DriverError> {
@@ -373,7 +382,10 @@ impl Queue for CudaQueue {
     }
 
     fn harvest(&mut self, sink: &mut dyn FnMut(DeviceTime)) {
-        if let Ok(lane) = &mut self.lane {
+        // To ask for an event would break a capture.
+        if let Ok(lane) = &mut self.lane
+            && lane.is_capturing() == Ok(false)
+        {
             lane.timings.harvest(sink);
         }
     }

@@ -38,6 +38,24 @@ fn decode_tile_row(linear: &LinearView<'_>, tile_row: usize) -> Vec<f64> {
     rows
 }
 
+/// The weights W = diag(suh)·(I⊗H)·Ŵ·(I⊗H)·diag(svh) that `linear` multiplies with: row-major
+/// `[in_features, out_features]`, in the padded sizes. Its bias is no part of them.
+pub fn weights(linear: &LinearView<'_>) -> Vec<f64> {
+    let (in_features, out_features) = (linear.in_features(), linear.out_features());
+    let mut rows: Vec<f64> = decode_weights(linear).into_iter().map(f64::from).collect();
+    hadamard::transform(&mut rows);
+    multiply(&mut rows, linear.svh());
+    let mut columns = transpose(&rows, out_features);
+    hadamard::transform(&mut columns);
+    multiply(&mut columns, linear.suh());
+    transpose(&columns, in_features)
+}
+
+/// `[rows, columns]` as `[columns, rows]`.
+fn transpose(values: &[f64], columns: usize) -> Vec<f64> {
+    (0..columns).flat_map(|column| values.iter().skip(column).step_by(columns).copied()).collect()
+}
+
 /// `y = x·W + bias` with `W = diag(suh)·(I⊗H)·Ŵ·(I⊗H)·diag(svh)`.
 ///
 /// `x` is `[rows, in_features]`, the result `[rows, out_features]`, both row-major in the padded
@@ -203,13 +221,6 @@ mod tests {
         OwnedLayer::new(&SynthSpec { bias: true, ..spec }).unwrap()
     }
 
-    /// `W` of a linear without its bias, row-major: what the rows of the identity become.
-    fn full_weights(view: &LinearView<'_>) -> Vec<f64> {
-        let mut identity = vec![0.0; view.in_features() * view.in_features()];
-        identity.iter_mut().step_by(view.in_features() + 1).for_each(|value| *value = 1.0);
-        linear(&identity, &without_bias(view))
-    }
-
     fn without_bias<'a>(view: &LinearView<'a>) -> LinearView<'a> {
         let (bits, codebook) = (view.bits(), view.codebook());
         let (in_features, out_features) = (view.in_features(), view.out_features());
@@ -222,6 +233,16 @@ mod tests {
         assert_eq!(found.len(), expected.len());
         for (i, (found, expected)) in found.iter().zip(expected).enumerate() {
             assert!((found - expected).abs() < 1e-11, "{i}: {found}, expected {expected}");
+        }
+    }
+
+    #[test]
+    fn the_weights_are_what_the_rows_of_the_identity_become() {
+        let layer = layer(128, 256, 1);
+        for linear in [layer.view().experts()[0].gate, layer.view().experts()[0].down] {
+            let mut identity = vec![0.0; linear.in_features() * linear.in_features()];
+            identity.iter_mut().step_by(linear.in_features() + 1).for_each(|value| *value = 1.0);
+            assert_close(&weights(&linear), &super::linear(&identity, &without_bias(&linear)));
         }
     }
 
@@ -248,7 +269,7 @@ mod tests {
 
         let multiply = |x: &[f64], projection: Projection, outputs: usize| -> Vec<f64> {
             let linear = expert.linear(projection);
-            let weights = full_weights(linear);
+            let weights = weights(linear);
             let column = |n: usize| {
                 let products = x.iter().enumerate().map(|(k, x)| x * weights[128 * k + n]);
                 products.sum::<f64>() + f64::from(linear.bias().unwrap().get(n))

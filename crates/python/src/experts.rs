@@ -64,6 +64,14 @@ pub(crate) fn analyze_expert_activation_pattern<'py>(
     // Which token a pair belongs to, and its weight, are no part of the pattern.
     let routing = Routing::new(num_experts, 1, &ids, &vec![1.0; ids.len()]);
     let pattern = ActivationPattern::of(&routing.map_err(|error| raised(&error))?);
+    pattern_dict(py, &pattern)
+}
+
+/// A pattern as a plain dict.
+pub(crate) fn pattern_dict<'py>(
+    py: Python<'py>,
+    pattern: &ActivationPattern,
+) -> PyResult<Bound<'py, PyDict>> {
     let dict = PyDict::new(py);
     dict.set_item("num_activated_experts", pattern.active_experts)?;
     dict.set_item("activation_rate", pattern.activation_rate)?;

@@ -3,19 +3,29 @@
 //! Everything here converts: arguments to our types, results and errors back. What a function does
 //! is documented for Python's users in `python/trellect/_trellect.pyi`. A panic of ours reaches
 //! Python as `pyo3_runtime.PanicException`.
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 mod arguments;
 mod call;
+mod checkpoint;
+#[expect(unsafe_code, reason = "launches on device memory, whose addresses it vouches for")]
+mod cuda;
 mod errors;
 mod experts;
 mod explanation;
 mod kernels;
+mod layer;
+mod library;
 mod memory;
 mod metadata;
+mod report;
+mod runtime;
 mod selector;
 mod shared;
 mod statistics;
+mod synth;
+#[expect(unsafe_code, reason = "reads and writes memory that other libraries lend by DLPack")]
+mod tensor;
 
 use std::sync::OnceLock;
 
@@ -37,6 +47,11 @@ fn _trellect(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(experts::get_expert_bits, module)?)?;
     module.add_function(wrap_pyfunction!(experts::analyze_expert_activation_pattern, module)?)?;
     module.add_function(wrap_pyfunction!(memory::estimate_gpu_memory_pressure, module)?)?;
+    module.add_class::<checkpoint::Checkpoint>()?;
+    module.add_class::<checkpoint::LayerInfo>()?;
+    module.add_class::<layer::MoeLayer>()?;
+    module.add_class::<report::Report>()?;
+    module.add_function(wrap_pyfunction!(synth::write_synthetic, module)?)?;
     module.setattr("_panic", wrap_pyfunction!(errors::panic, module)?)
 }
 

@@ -35,13 +35,14 @@ pub(crate) fn estimate_gpu_memory_pressure(
 }
 
 /// A device by the name that torch gives it.
-enum Device {
+#[derive(Clone, Copy)]
+pub(crate) enum Device {
     Cpu,
     Cuda(usize),
 }
 
 impl Device {
-    fn parse(name: &str) -> Option<Self> {
+    pub(crate) fn parse(name: &str) -> Option<Self> {
         match name.split_once(':') {
             None if name == "cpu" => Some(Self::Cpu),
             None if name == "cuda" => Some(Self::Cuda(0)),

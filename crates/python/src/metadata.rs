@@ -60,7 +60,11 @@ impl Metadata {
     }
 }
 
-fn dict<'py>(name: &Bound<'py, PyString>, decision: &Decision) -> PyResult<Bound<'py, PyDict>> {
+/// A decision as a dict; `name` is the kernel's.
+pub(crate) fn dict<'py>(
+    name: &Bound<'py, PyString>,
+    decision: &Decision,
+) -> PyResult<Bound<'py, PyDict>> {
     let dict = PyDict::new(name.py());
     dict.set_item("kernel_name", name)?;
     dict.set_item("reason", decision.reason.as_str())?;

@@ -53,8 +53,6 @@ pub struct Dispatcher {
     /// The latest reading, where no selector reads it.
     memory: Option<(Instant, MemoryFigures)>,
     sketch: CallSketch,
-    /// What the base kernel computes to confirm another one's first result.
-    confirmation: Vec<f32>,
     /// Launches whose times have not come yet.
     awaited: Awaited,
     /// Calls to repeat in idle time, once there has been any.
@@ -116,7 +114,6 @@ impl Dispatcher {
             failed: Vec::new(),
             memory: None,
             sketch: CallSketch::default(),
-            confirmation: Vec::new(),
             awaited: Awaited::default(),
             recent: None,
             backend,

@@ -5,7 +5,11 @@ use one selector that the process shares. A `MixedKernelSelector` is one of your
 """
 
 from trellect._trellect import (
+    Checkpoint,
+    LayerInfo,
     MixedKernelSelector,
+    MoeLayer,
+    Report,
     __version__,
     analyze_expert_activation_pattern,
     estimate_gpu_memory_pressure,
@@ -17,9 +21,16 @@ from trellect._trellect import (
     reset_history,
     set_exploration_rate,
 )
+from trellect.dispatch import MixedBpwMoEDispatcher, MixedBpwMoEDispatcherExample
 
 __all__ = [
+    "Checkpoint",
+    "LayerInfo",
+    "MixedBpwMoEDispatcher",
+    "MixedBpwMoEDispatcherExample",
     "MixedKernelSelector",
+    "MoeLayer",
+    "Report",
     "__version__",
     "analyze_expert_activation_pattern",
     "estimate_gpu_memory_pressure",

@@ -1,10 +1,16 @@
 """The compiled part of `trellect`; import that."""
 
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Protocol, SupportsFloat, SupportsIndex, final
+from pathlib import Path
+from typing import Any, Protocol, SupportsFloat, SupportsIndex, TypeVar, final
 
 __all__ = [
+    "Checkpoint",
+    "LayerInfo",
     "MixedKernelSelector",
+    "MoeLayer",
+    "Report",
     "__version__",
     "analyze_expert_activation_pattern",
     "estimate_gpu_memory_pressure",
@@ -15,6 +21,7 @@ __all__ = [
     "record_kernel_latency",
     "reset_history",
     "set_exploration_rate",
+    "write_synthetic",
 ]
 
 __version__: str
@@ -204,4 +211,204 @@ def estimate_gpu_memory_pressure(device: Any = None) -> float:
 
     `device` is `"cpu"`, `"cuda"`, `"cuda:N"` or a torch device; for the processor the limit of the
     control group counts. None: the first NVIDIA GPU, else the processor.
+    """
+
+_Tensor = TypeVar("_Tensor")
+
+@final
+class Checkpoint:
+    """An EXL3 checkpoint, its files mapped into memory.
+
+    The files must not be changed or cut while the checkpoint is in use.
+    """
+
+    def __new__(cls, path: str | os.PathLike[str]) -> Checkpoint:
+        """Opens a directory or a single `.safetensors` file; reads nothing but headers and JSON.
+
+        OSError where a file cannot be read, ValueError where it is no checkpoint.
+        """
+
+    @property
+    def path(self) -> Path: ...
+    def moe_layers(self) -> list[int]:
+        """The numbers of the layers that have EXL3 experts, ascending."""
+
+    def layer_info(self, number: int) -> LayerInfo:
+        """Checks a layer and tells what it is; reads its scales, and no trellis."""
+
+    def layer(self, number: int, *, device: str = "cpu", numeric: str = "half") -> MoeLayer:
+        """Prepares a layer for a device, `"cpu"` or `"cuda:N"`.
+
+        `numeric` is the class of the kernels that may serve: `"exact"` (relative error up to 1e-5),
+        `"half"` (2e-3) or `"int8"` (1.5e-2). The pages of the files are given back expert by expert,
+        so that the layer is not in memory twice. The first layer of a process calibrates the device,
+        which takes 200 ms. MemoryError where it does not fit.
+        """
+
+    def _decode_expert(self, number: int, expert: int) -> list[bytes]: ...
+
+@final
+class LayerInfo:
+    """What a checkpoint says of a layer."""
+
+    @property
+    def number(self) -> int: ...
+    @property
+    def prefix(self) -> str:
+        """What the names of its tensors start with, such as `model.layers.3.mlp`."""
+
+    @property
+    def hidden_size(self) -> int: ...
+    @property
+    def intermediate_size(self) -> int: ...
+    @property
+    def num_experts(self) -> int: ...
+    @property
+    def bit_tuples(self) -> list[tuple[int, int, int]]:
+        """The widths of gate, up and down of every expert."""
+
+    @property
+    def trellis_bytes(self) -> int:
+        """Bytes of the packed weights."""
+
+@final
+class MoeLayer:
+    """A layer that is prepared for a device. Any number of threads may use it, one at a time runs."""
+
+    def forward(
+        self,
+        hidden: _Tensor,
+        topk_ids: Any,
+        topk_weights: Any,
+        kernel: str | None = None,
+        out: _Tensor | None = None,
+    ) -> _Tensor:
+        """The routed sum of every token, `[num_tokens, hidden_size]`, as `hidden` is in library,
+        device and type.
+
+        `hidden` is `[num_tokens, hidden_size]` of float16, bfloat16 (torch) or float32; `topk_ids`
+        `[num_tokens, top_k]` of int32 or int64; `topk_weights` as many floats. torch tensors and numpy
+        arrays are read where they are, by DLPack; one that is not row-major is copied once. With
+        `out`, contiguous memory of its own, the result is written there, and `out` is returned. The
+        interpreter's lock is released meanwhile.
+
+        Each call takes the fastest kernel that is legal for it; `kernel` names another. ValueError or
+        TypeError names the argument, what was found and what was expected.
+
+        On a GPU the work is put into torch's current stream, and the call returns at once; ids that do
+        not exist are taken as the nearest that does, since to check them is to wait for the GPU.
+        """
+
+    def run(
+        self,
+        hidden: _Tensor,
+        topk_ids: Any,
+        topk_weights: Any,
+        kernel: str | None = None,
+        out: _Tensor | None = None,
+    ) -> tuple[_Tensor, Report]:
+        """As `forward`, and the report of this call."""
+
+    def by_rules(
+        self,
+        *,
+        use_fp32_acc: bool = False,
+        exploration_rate: float = 0.0,
+        seed: int | None = None,
+    ) -> MoeLayer:
+        """A layer with the same weights that chooses by the rules and its own timings alone, as a
+        `MixedKernelSelector` does."""
+
+    def kernels(self) -> list[str]:
+        """The names of the kernels that this machine has for it."""
+
+    def _time_rust(
+        self, hidden: Any, topk_ids: Any, topk_weights: Any, calls: int
+    ) -> list[int]: ...
+
+    @property
+    def last_report(self) -> Report | None:
+        """What the last call of `forward` did, whichever thread's it was."""
+
+    @property
+    def number(self) -> int: ...
+    @property
+    def hidden_size(self) -> int: ...
+    @property
+    def intermediate_size(self) -> int: ...
+    @property
+    def num_experts(self) -> int: ...
+    @property
+    def bit_tuples(self) -> list[tuple[int, int, int]]:
+        """The widths of gate, up and down of every expert."""
+
+    @property
+    def prepared_bytes(self) -> int:
+        """Bytes of the weights and scales on the device."""
+
+    @property
+    def device(self) -> str: ...
+    @property
+    def numeric(self) -> str: ...
+
+@final
+class Report:
+    """What a call did, and why."""
+
+    @property
+    def kernel_name(self) -> str | None:
+        """The kernel that computed the result; None where there was no token."""
+
+    @property
+    def reason(self) -> str:
+        """Why this kernel: by the rules, such as `heuristic`, or by what was learned, such as
+        `incumbent`; `requested` where the caller named it."""
+
+    @property
+    def latency_ms(self) -> float | None:
+        """Device time; None where the device has not told yet."""
+
+    @property
+    def num_tokens(self) -> int: ...
+    @property
+    def active_bits(self) -> list[int]:
+        """The distinct widths of the active experts, ascending; none on a GPU."""
+
+    @property
+    def active_bytes(self) -> int:
+        """Bytes of the active experts' packed weights; 0 on a GPU."""
+
+    @property
+    def memory_pressure(self) -> float:
+        """The used share of the device's memory, 0 to 1."""
+
+    @property
+    def fallback(self) -> str | None:
+        """The kernel that was chosen and failed, and how, where the base kernel served in its place."""
+
+    @property
+    def pattern_metrics(self) -> dict[str, Any]:
+        """How the tokens spread over the experts, as `analyze_expert_activation_pattern` tells; all 0
+        on a GPU."""
+
+    @property
+    def selection_metadata(self) -> dict[str, Any]:
+        """The kernel and the reason, and where the rules decided, what they went by."""
+
+def write_synthetic(
+    path: str | os.PathLike[str],
+    *,
+    hidden_size: int,
+    intermediate_size: int,
+    num_experts: int,
+    layers: Sequence[int] = [0],
+    bits: str | tuple[int, int, int] | Sequence[tuple[int, int, int]] = "mixed",
+    naming: str = "projections",
+    seed: int = 0,
+) -> None:
+    """Writes a checkpoint of random layers, without routers, to the directory `path`.
+
+    `layers` are their numbers. `bits` are the widths of gate, up and down of all experts, or of each,
+    or `"mixed"`: 80 % (6, 2, 3), 15 % (6, 3, 4), 5 % (6, 2, 4). `naming` is `"projections"`, as in
+    Qwen, GLM and DeepSeek, or `"mixtral"`. Equal seeds make equal checkpoints.
     """
