@@ -121,7 +121,7 @@ pub(crate) fn store_tile<L: Copy>(row: &mut [L], tile: usize, lanes: [L; TILE]) 
 
 /// The largest magnitude, and 0, or NaN where a value is not finite.
 #[inline(always)]
-fn magnitude(values: &[f32]) -> (f32, f32) {
+pub(crate) fn magnitude(values: &[f32]) -> (f32, f32) {
     // Lanes of their own maxima vectorise; a fold over one maximum does not.
     let (mut maxima, mut poison) = ([0.0f32; TILE], [0.0f32; TILE]);
     for tile in values.as_chunks::<TILE>().0 {

@@ -14,7 +14,7 @@ use super::super::super::rotate as body;
 use super::super::super::{
     Column, GROUP_WEIGHTS, GROUPS, ROW_OF_LANE, RowMut, RowRef, RowsRef, TILE_WEIGHTS, tile_lanes,
 };
-use super::stream::{Order, Stream, load_f32, store_f32};
+use super::stream::{Stream, load_f32, store_f32};
 use crate::buffer::Arena;
 
 pub(super) const fn class() -> NumericClass {
@@ -115,7 +115,7 @@ fn few<C: CodebookMath, const K: u8, const R: usize, const G: usize>(
     rows: RowsRef<'_, f32>,
     out: &mut [f32],
 ) {
-    let stream = Stream::new::<K>(column, Order::Columns);
+    let stream = Stream::new::<K>(column);
     let rows: [RowRef<'_, f32>; R] = rows.rows(0);
     let mut totals = [[0.0; ROW_SUMS]; R];
     for first in (0..GROUPS).step_by(G) {
@@ -154,7 +154,7 @@ fn many<C: CodebookMath, const K: u8>(
     scratch: Arena<'_>,
     out: &mut [f32],
 ) {
-    let stream = Stream::new::<K>(column, Order::Columns);
+    let stream = Stream::new::<K>(column);
     let segment_tiles = EXACT_SEGMENT_TILES;
     Panel { column, rows, segment_tiles, scratch, out }.product::<f32, ROW_SUMS, PANEL_ROWS>(
         |tiles, panel| unpack::<C, K>(&stream, tiles, panel),

@@ -18,7 +18,7 @@ use super::super::super::{
 };
 use super::super::{MANTISSA_XOR, POWERS};
 use super::stream::{
-    Order, Stream, broadcast_i16, dot_i16, load_bytes, load_f32, load_i16, products, store_f32,
+    Stream, broadcast_i16, dot_i16, load_bytes, load_f32, load_i16, products, store_f32,
     store_i16,
 };
 use crate::buffer::Arena;
@@ -121,7 +121,7 @@ fn few<A: Activations, C: CodebookMath, const K: u8, const R: usize, const G: us
     rows: RowsRef<'_, i16>,
     out: &mut [f32],
 ) {
-    let stream = Stream::new::<K>(column, Order::Columns);
+    let stream = Stream::new::<K>(column);
     let rows: [RowRef<'_, i16>; R] = rows.rows(0);
     let mut totals = [[_mm512_setzero_ps(); GROUPS]; R];
     for first in (0..GROUPS).step_by(G) {
@@ -175,7 +175,7 @@ fn many<A: Activations, C: CodebookMath, const K: u8>(
     scratch: Arena<'_>,
     out: &mut [f32],
 ) {
-    let stream = Stream::new::<K>(column, Order::Columns);
+    let stream = Stream::new::<K>(column);
     let segment_tiles = A::SEGMENT_TILES;
     Panel { column, rows, segment_tiles, scratch, out }.product::<i16, PAIR_SUMS, PANEL_ROWS>(
         |tiles, panel| unpack::<C, K>(&stream, tiles, panel),
