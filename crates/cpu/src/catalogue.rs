@@ -174,7 +174,7 @@ fn driver(isa: Isa, class: NumericClass, plan: Plan) -> Option<Box<dyn Run>> {
             match class {
                 NumericClass::Exact => return None,
                 NumericClass::Half => run(half, half, plan),
-                NumericClass::Int8 => run(AmxInteger::<HighDigit>(token, PhantomData), half, plan),
+                NumericClass::Int8 => run(half, AmxInteger::<HighDigit>(token, PhantomData), plan),
             }
         }
         #[cfg(target_arch = "aarch64")]

@@ -6,7 +6,7 @@ use trellect_core::{HADAMARD, TILE};
 use super::{ROW_OF_LANE, RowMut};
 
 /// `1/√128`, which makes the Hadamard transform orthonormal.
-const ORTHONORMAL: f32 = 0.088_388_346;
+pub(crate) const ORTHONORMAL: f32 = 0.088_388_346;
 
 /// `x ← H·(x ∘ suh)`, orthonormal.
 #[inline(always)]

@@ -5,10 +5,10 @@ use std::arch::x86_64::*;
 use trellect_core::{NumericClass, TILE};
 
 use super::super::super::codebook::CodebookMath;
-use super::super::super::rotate::magnitude;
 use super::super::super::{ROW_OF_LANE, RowMut};
 use super::super::avx512::integer::weights;
-use super::super::avx512::stream::{load_f32, products};
+use super::super::avx512::rotate::Rounding;
+use super::super::avx512::stream::products;
 use super::stream::{LANE_OF_BYTE, PAIRS, Stream};
 use super::tiles::{LINE, REGISTER_BYTES};
 
@@ -72,20 +72,14 @@ pub(super) fn quantise(rotated: &[f32], out: RowMut<'_, i8>) {
         }
         rows
     };
-    let (max, poison) = magnitude(rotated);
-    let scale = max / LARGEST + poison;
-    let unit = LARGEST / max;
-    // A row that is not finite, or all zero, is zero times its scale.
-    let unit = if unit.is_finite() && !poison.is_nan() { unit } else { 0.0 };
+    let rounding = Rounding::new(rotated, LARGEST);
     // SAFETY: 64 readable bytes.
     let order = unsafe { _mm512_loadu_si512(ROW_OF_BYTE.as_ptr().cast()) };
     let mut sums = _mm512_setzero_si512();
     let (high, low) = out.lanes.split_at_mut(rotated.len());
     let digits = high.as_chunks_mut::<TILE>().0.iter_mut().zip(low.as_chunks_mut::<TILE>().0);
     for (x, (high, low)) in rotated.as_chunks::<TILE>().0.iter().zip(digits) {
-        let x = _mm512_mul_ps(load_f32(x), _mm512_set1_ps(unit));
-        // What is not finite becomes zero, as all of its row.
-        let x = _mm512_maskz_cvtps_epi32(if unit == 0.0 { 0 } else { !0 }, x);
+        let x = rounding.round(x);
         sums = _mm512_add_epi32(sums, x);
         let x = _mm512_permutexvar_epi32(order, x);
         let x_high = _mm512_srai_epi32::<8>(_mm512_add_epi32(x, _mm512_set1_epi32(DIGIT / 2)));
@@ -94,14 +88,15 @@ pub(super) fn quantise(rotated: &[f32], out: RowMut<'_, i8>) {
         // SAFETY: 16 writable bytes.
         unsafe { _mm_storeu_si128(low.as_mut_ptr().cast(), _mm512_cvtepi32_epi8(x)) }
     }
-    out.scales.fill(scale);
-    *out.sum = scale * _mm512_reduce_add_epi32(sums) as f32;
+    out.scales.fill(rounding.scale);
+    *out.sum = rounding.scale * _mm512_reduce_add_epi32(sums) as f32;
 }
 
-/// The digits of a tile's weights: four lines of each register, a line for every four rows.
+/// The digits of a tile's weights: four lines of each register, a line for every four rows. A copy
+/// for every `CALLER` has one call each, so that the compiler inlines it.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vbmi,avx512vnni,avx2,fma,f16c")]
-pub(super) fn unpack<C: CodebookMath, W: WeightDigits>(
+pub(super) fn unpack<C: CodebookMath, W: WeightDigits, const CALLER: usize>(
     stream: &Stream<'_>,
     tile: usize,
     high: &mut [i8; REGISTER_BYTES / 4],

@@ -21,7 +21,7 @@ use trellect_core::{HADAMARD, NumericClass};
 
 pub(crate) use self::digits::{BothDigits, HighDigit, WeightDigits};
 use super::super::{Column, Micro, RowMut, RowsRef};
-use super::avx512::exact;
+use super::avx512::rotate;
 use crate::buffer::Arena;
 use crate::isa::Amx;
 
@@ -46,7 +46,7 @@ impl<W: WeightDigits> Micro for AmxInteger<W> {
 
     fn rotate(self, x: &mut [f32; HADAMARD], suh: &[f32]) {
         // SAFETY: `self` holds a token that only detection of these features makes.
-        unsafe { exact::rotate(x, suh) }
+        unsafe { rotate::rotate(x, suh) }
     }
 
     fn quantise(self, rotated: &[f32], out: RowMut<'_, i8>) {
@@ -56,12 +56,12 @@ impl<W: WeightDigits> Micro for AmxInteger<W> {
 
     fn unrotate(self, raw: &mut [f32; HADAMARD], svh: &[f32], bias: Option<&[f32]>) {
         // SAFETY: as in `rotate`.
-        unsafe { exact::unrotate(raw, svh, bias) }
+        unsafe { rotate::unrotate(raw, svh, bias) }
     }
 
     fn swiglu(self, gate: &mut [f32; HADAMARD], up: &[f32; HADAMARD]) {
         // SAFETY: as in `rotate`.
-        unsafe { exact::swiglu(gate, up) }
+        unsafe { rotate::swiglu(gate, up) }
     }
 
     fn scratch_bytes(_: usize) -> usize {

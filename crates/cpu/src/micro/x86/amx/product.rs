@@ -68,31 +68,25 @@ fn in_parts<C: CodebookMath, W: WeightDigits, const P: usize>(
     let stream = Stream::new(column);
     let mut registers = Tiles::new(isa, lines);
     let mut unit = Unit { registers: &mut registers, rows, first_rows };
-    let unpack_tile = |tile: usize, block: &mut Block| {
-        let [high, low] = block;
-        let at = tile % BLOCK_TILES;
-        unpack::<C, W>(&stream, tile, &mut high[at], &mut low[at]);
-    };
-    for tile in 0..BLOCK_TILES {
-        unpack_tile(tile, decoded);
+    // One call of `unpack`, in one loop, or the compiler would not inline it.
+    for tile in 0..column.k_tiles + BLOCK_TILES {
+        let quarter = tile % BLOCK_TILES;
+        if quarter == 0 {
+            std::mem::swap(&mut decoded, &mut other);
+        }
+        if tile < column.k_tiles {
+            let [high, low] = &mut *other;
+            unpack::<C, W, P>(&stream, tile, &mut high[quarter], &mut low[quarter]);
+        }
+        if let Some(multiplied) = tile.checked_sub(BLOCK_TILES + quarter) {
+            match quarter {
+                0 => unit.multiply::<W, 0>(multiplied, decoded),
+                1 => unit.multiply::<W, 1>(multiplied, decoded),
+                2 => unit.multiply::<W, 2>(multiplied, decoded),
+                _ => unit.multiply::<W, 3>(multiplied, decoded),
+            }
+        }
     }
-    for first in (BLOCK_TILES..column.k_tiles).step_by(BLOCK_TILES) {
-        let last = first - BLOCK_TILES;
-        unpack_tile(first, other);
-        unit.multiply::<W, 0>(last, decoded);
-        unpack_tile(first + 1, other);
-        unit.multiply::<W, 1>(last, decoded);
-        unpack_tile(first + 2, other);
-        unit.multiply::<W, 2>(last, decoded);
-        unpack_tile(first + 3, other);
-        unit.multiply::<W, 3>(last, decoded);
-        std::mem::swap(&mut decoded, &mut other);
-    }
-    let last = column.k_tiles - BLOCK_TILES;
-    unit.multiply::<W, 0>(last, decoded);
-    unit.multiply::<W, 1>(last, decoded);
-    unit.multiply::<W, 2>(last, decoded);
-    unit.multiply::<W, 3>(last, decoded);
     for (part, sums) in sums.iter_mut().enumerate() {
         registers.store(2 * part, &mut sums[0]);
         registers.store(2 * part + 1, &mut sums[1]);

@@ -10,12 +10,14 @@ use super::super::super::codebook::{
 };
 use super::super::super::generic::{EXACT_SEGMENT_TILES, ROW_SUMS, finish_exact};
 use super::super::super::panel::{Panel, Segment, scratch_bytes_past_registers};
-use super::super::super::rotate as body;
+use super::super::super::rotate::quantise_f32;
 use super::super::super::{
     Column, GROUP_WEIGHTS, GROUPS, ROW_OF_LANE, RowMut, RowRef, RowsRef, TILE_WEIGHTS, tile_lanes,
 };
 use super::stream::{Stream, load_f32, store_f32};
 use crate::buffer::Arena;
+
+pub(super) use super::rotate::{rotate, swiglu, unrotate};
 
 pub(super) const fn class() -> NumericClass {
     NumericClass::Exact
@@ -30,27 +32,8 @@ const PANEL_ROWS: usize = 6;
 const PANEL_GROUPS: usize = 2;
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vbmi,avx512vnni,avx2,fma,f16c")]
-pub(in crate::micro::x86) fn rotate(x: &mut [f32; HADAMARD], suh: &[f32]) {
-    body::rotate(x, suh);
-}
-
-#[target_feature(enable = "avx512f,avx512bw,avx512vbmi,avx512vnni,avx2,fma,f16c")]
 pub(super) fn quantise(rotated: &[f32], out: RowMut<'_, f32>) {
-    body::quantise_f32(rotated, &ROW_OF_LANE, out);
-}
-
-#[target_feature(enable = "avx512f,avx512bw,avx512vbmi,avx512vnni,avx2,fma,f16c")]
-pub(in crate::micro::x86) fn unrotate(
-    raw: &mut [f32; HADAMARD],
-    svh: &[f32],
-    bias: Option<&[f32]>,
-) {
-    body::unrotate(raw, svh, bias);
-}
-
-#[target_feature(enable = "avx512f,avx512bw,avx512vbmi,avx512vnni,avx2,fma,f16c")]
-pub(in crate::micro::x86) fn swiglu(gate: &mut [f32; HADAMARD], up: &[f32; HADAMARD]) {
-    body::swiglu(gate, up);
+    quantise_f32(rotated, &ROW_OF_LANE, out);
 }
 
 pub(super) fn scratch_bytes(rows: usize) -> usize {

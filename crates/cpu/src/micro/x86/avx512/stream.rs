@@ -173,7 +173,7 @@ pub(super) fn store_i16(lanes: &mut [i16; 32], value: __m512i) {
 
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vbmi,avx512vnni,avx2,fma,f16c")]
-pub(in crate::micro::x86) fn load_f32(lanes: &[f32; 16]) -> __m512 {
+pub(super) fn load_f32(lanes: &[f32; 16]) -> __m512 {
     // SAFETY: 64 readable bytes.
     unsafe { _mm512_loadu_ps(lanes.as_ptr()) }
 }
