@@ -76,8 +76,8 @@ pub(crate) fn entries(
         .collect()
 }
 
-/// Whether there is such a kernel on any machine. Matrix units are for many rows, in one class each;
-/// AMX, whose operands take longest to decode, for more than the 16 of a block of base.
+/// Whether there is such a kernel on any machine. Matrix units are for many rows, and not for class
+/// `exact`; AMX, whose operands take longest to decode, for more than the 16 of a block of base.
 fn is_written(isa: Isa, class: NumericClass, plan: Plan) -> bool {
     match isa {
         Isa::Amx => class != NumericClass::Exact && plan == LARGE_BATCH,
@@ -128,7 +128,8 @@ impl Machine<'_> {
 /// The driver of an instruction set and class, if this processor can run it.
 ///
 /// Class `int8` keeps 14 bits for the activations of down: with 8 bits in all three projections its
-/// error would come too close to the limit.
+/// error would come too close to the limit. On AMX it is down that takes 8 bits, of its weights: with
+/// those of gate and up at 8 bits the error of small layers went beyond the limit.
 fn driver(isa: Isa, class: NumericClass, plan: Plan) -> Option<Box<dyn Run>> {
     Some(match isa {
         Isa::Generic => {

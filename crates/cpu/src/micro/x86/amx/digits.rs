@@ -83,10 +83,11 @@ pub(super) fn quantise(rotated: &[f32], out: RowMut<'_, i8>) {
         sums = _mm512_add_epi32(sums, x);
         let x = _mm512_permutexvar_epi32(order, x);
         let x_high = _mm512_srai_epi32::<8>(_mm512_add_epi32(x, _mm512_set1_epi32(DIGIT / 2)));
+        let (x_high, x_low) = (_mm512_cvtepi32_epi8(x_high), _mm512_cvtepi32_epi8(x));
         // SAFETY: 16 writable bytes.
-        unsafe { _mm_storeu_si128(high.as_mut_ptr().cast(), _mm512_cvtepi32_epi8(x_high)) }
+        unsafe { _mm_storeu_si128(high.as_mut_ptr().cast(), x_high) }
         // SAFETY: 16 writable bytes.
-        unsafe { _mm_storeu_si128(low.as_mut_ptr().cast(), _mm512_cvtepi32_epi8(x)) }
+        unsafe { _mm_storeu_si128(low.as_mut_ptr().cast(), x_low) }
     }
     out.scales.fill(rounding.scale);
     *out.sum = rounding.scale * _mm512_reduce_add_epi32(sums) as f32;

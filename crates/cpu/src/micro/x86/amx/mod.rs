@@ -3,9 +3,9 @@
 //! Weights and activations are each cut into two 8-bit digits. Class `half` computes three of their
 //! four products; what is left out, low digit times low digit, is some 2e-4 of the whole. That is more
 //! exact than bfloat16 operands (8 significant bits for activations, two terms for a 10-bit weight) in
-//! three multiplications of 64 rows where those need four of 32. Class `int8` leaves out the low digit
-//! of the weights: rounding them to 8 bits costs half a percent more than rounding activations, but
-//! needs no scales, and saves a third of the products and some of the decoding.
+//! three multiplications of 64 rows where those need four of 32. [`HighDigit`] leaves out the low digit
+//! of the weights, which saves a third of the products and some of the decoding; unlike 8-bit
+//! activations it needs no scale for every few rows.
 //!
 //! Tokens are rows of the first operand, read where they lie; a decoded block of a column is the
 //! second, four rows of `k` to a 32-bit lane and 16 channels to a line.

@@ -17,8 +17,7 @@ use super::super::super::{
 };
 use super::super::{MANTISSA_XOR, POWERS};
 use super::stream::{
-    Stream, broadcast_i16, dot_i16, load_bytes, load_f32, load_i16, products, store_f32,
-    store_i16,
+    Stream, broadcast_i16, dot_i16, load_bytes, load_f32, load_i16, products, store_f32, store_i16,
 };
 use crate::buffer::Arena;
 
@@ -48,8 +47,9 @@ pub(super) fn quantise<A: Activations>(rotated: &[f32], out: RowMut<'_, i16>) {
                 let low = _mm512_and_si512(x, _mm512_set1_epi32(0xFF));
                 x = _mm512_or_si512(_mm512_slli_epi32::<8>(x), low);
             }
+            let x = _mm512_cvtepi32_epi16(x);
             // SAFETY: 32 writable bytes.
-            unsafe { _mm256_storeu_si256(lanes.as_mut_ptr().cast(), _mm512_cvtepi32_epi16(x)) }
+            unsafe { _mm256_storeu_si256(lanes.as_mut_ptr().cast(), x) }
         }
         *scale = rounding.scale;
         total += rounding.scale * _mm512_reduce_add_epi32(sums) as f32;
