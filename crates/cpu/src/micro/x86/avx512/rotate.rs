@@ -102,7 +102,9 @@ fn store(x: &mut [f32; HADAMARD], values: [__m512; REGISTERS]) {
 #[target_feature(enable = "avx512f,avx512bw,avx512vbmi,avx512vnni,avx2,fma,f16c")]
 fn hadamard(mut x: [__m512; REGISTERS]) -> [__m512; REGISTERS] {
     // Within a register: the other half of each pair, plus or minus this one.
-    let (one, two, four, eight) = (signs(1), signs(2), signs(4), signs(8));
+    const SIGNS: [[f32; TILE]; 4] = [signs(1), signs(2), signs(4), signs(8)];
+    let (one, two) = (load_f32(&SIGNS[0]), load_f32(&SIGNS[1]));
+    let (four, eight) = (load_f32(&SIGNS[2]), load_f32(&SIGNS[3]));
     for x in &mut x {
         *x = _mm512_fmadd_ps(*x, one, _mm512_permute_ps::<0b10_11_00_01>(*x));
         *x = _mm512_fmadd_ps(*x, two, _mm512_permute_ps::<0b01_00_11_10>(*x));
@@ -121,8 +123,14 @@ fn hadamard(mut x: [__m512; REGISTERS]) -> [__m512; REGISTERS] {
 }
 
 /// −1 in the lanes whose number has the bit `width`, 1 in the others.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512vbmi,avx512vnni,avx2,fma,f16c")]
-fn signs(width: usize) -> __m512 {
-    load_f32(&std::array::from_fn(|lane| if lane & width == 0 { 1.0 } else { -1.0 }))
+const fn signs(width: usize) -> [f32; TILE] {
+    let mut signs = [1.0; TILE];
+    let mut lane = 0;
+    while lane < TILE {
+        if lane & width != 0 {
+            signs[lane] = -1.0;
+        }
+        lane += 1;
+    }
+    signs
 }
