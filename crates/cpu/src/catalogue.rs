@@ -13,7 +13,9 @@ use crate::isa::Isa;
 use crate::micro::aarch64::{NeonExact, NeonI8mmInt8, NeonInteger};
 use crate::micro::generic::{GenericExact, GenericInteger, HalfActivations, Int8Activations};
 #[cfg(target_arch = "x86_64")]
-use crate::micro::x86::{AmxHalf, Avx2Exact, Avx2Integer, Avx512Exact, Avx512Integer};
+use crate::micro::x86::{
+    AmxInteger, Avx2Exact, Avx2Integer, Avx512Exact, Avx512Integer, BothDigits, HighDigit,
+};
 use crate::micro::{MR, Micro};
 
 /// Pairs that the workspace of a fast family is made for: enough that a chunk's phases dwarf the
@@ -74,11 +76,11 @@ pub(crate) fn entries(
         .collect()
 }
 
-/// Whether there is such a kernel on any machine. Matrix units are for many rows, in one class each;
-/// AMX, whose operands take longest to decode, for more than the 16 of a block of base.
+/// Whether there is such a kernel on any machine. Matrix units are for many rows, and not for class
+/// `exact`; AMX, whose operands take longest to decode, for more than the 16 of a block of base.
 fn is_written(isa: Isa, class: NumericClass, plan: Plan) -> bool {
     match isa {
-        Isa::Amx => class == NumericClass::Half && plan == LARGE_BATCH,
+        Isa::Amx => class != NumericClass::Exact && plan == LARGE_BATCH,
         Isa::NeonI8mm => class == NumericClass::Int8 && plan.block_rows > MR,
         Isa::Generic | Isa::Neon | Isa::Avx2 | Isa::Avx512 => true,
     }
@@ -112,7 +114,7 @@ impl Machine<'_> {
                     class: run.class(),
                     tokens: if plan.block_rows == 1 { TokenRange::ONE } else { TokenRange::ANY },
                     tile_n: trellect_core::HADAMARD,
-                    rows_per_decode: plan.block_rows,
+                    rows_per_decode: run.plan().block_rows,
                     workspace: run.workspace(self.shape, self.threads),
                     capture_safe: true,
                     deterministic: true,
@@ -126,7 +128,8 @@ impl Machine<'_> {
 /// The driver of an instruction set and class, if this processor can run it.
 ///
 /// Class `int8` keeps 14 bits for the activations of down: with 8 bits in all three projections its
-/// error would come too close to the limit.
+/// error would come too close to the limit. On AMX it is down that takes 8 bits, of its weights: with
+/// those of gate and up at 8 bits the error of small layers went beyond the limit.
 fn driver(isa: Isa, class: NumericClass, plan: Plan) -> Option<Box<dyn Run>> {
     Some(match isa {
         Isa::Generic => {
@@ -167,8 +170,13 @@ fn driver(isa: Isa, class: NumericClass, plan: Plan) -> Option<Box<dyn Run>> {
         }
         #[cfg(target_arch = "x86_64")]
         Isa::Amx => {
-            let half = AmxHalf(crate::isa::Amx::detect()?);
-            run(half, half, plan)
+            let token = crate::isa::Amx::detect()?;
+            let half = AmxInteger::<BothDigits>(token, PhantomData);
+            match class {
+                NumericClass::Exact => return None,
+                NumericClass::Half => run(half, half, plan),
+                NumericClass::Int8 => run(half, AmxInteger::<HighDigit>(token, PhantomData), plan),
+            }
         }
         #[cfg(target_arch = "aarch64")]
         Isa::Neon => {
@@ -195,5 +203,6 @@ fn driver(isa: Isa, class: NumericClass, plan: Plan) -> Option<Box<dyn Run>> {
 }
 
 fn run<M: Micro, D: Micro>(micro: M, down: D, plan: Plan) -> Box<dyn Run> {
-    Box::new(Driver { micro, down, plan })
+    let block_rows = plan.block_rows.min(M::MOST_ROWS).min(D::MOST_ROWS);
+    Box::new(Driver { micro, down, plan: Plan { block_rows, ..plan } })
 }

@@ -179,7 +179,7 @@ impl<M: Micro, D: Micro> Run for Driver<M, D> {
     }
 
     fn class(&self) -> NumericClass {
-        M::CLASS
+        M::CLASS.max(D::CLASS)
     }
 
     fn workspace(&self, shape: &LayerShape, threads: usize) -> WorkspaceModel {

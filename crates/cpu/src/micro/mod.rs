@@ -198,6 +198,8 @@ pub(crate) trait Micro: Copy + Send + Sync + 'static {
     const LANES: usize;
     /// Tiles of a segment: their activations share a scale.
     const SEGMENT_TILES: usize;
+    /// Most rows of a product.
+    const MOST_ROWS: usize = usize::MAX;
 
     /// `x ← H·(x ∘ suh)`, orthonormal.
     fn rotate(self, x: &mut [f32; HADAMARD], suh: &[f32]);

@@ -6,7 +6,7 @@ use trellect_core::{HADAMARD, TILE};
 use super::{ROW_OF_LANE, RowMut};
 
 /// `1/√128`, which makes the Hadamard transform orthonormal.
-const ORTHONORMAL: f32 = 0.088_388_346;
+pub(crate) const ORTHONORMAL: f32 = 0.088_388_346;
 
 /// `x ← H·(x ∘ suh)`, orthonormal.
 #[inline(always)]
@@ -121,7 +121,7 @@ pub(crate) fn store_tile<L: Copy>(row: &mut [L], tile: usize, lanes: [L; TILE]) 
 
 /// The largest magnitude, and 0, or NaN where a value is not finite.
 #[inline(always)]
-fn magnitude(values: &[f32]) -> (f32, f32) {
+pub(crate) fn magnitude(values: &[f32]) -> (f32, f32) {
     // Lanes of their own maxima vectorise; a fold over one maximum does not.
     let (mut maxima, mut poison) = ([0.0f32; TILE], [0.0f32; TILE]);
     for tile in values.as_chunks::<TILE>().0 {

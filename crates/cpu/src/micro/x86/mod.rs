@@ -5,7 +5,7 @@ mod avx2;
 mod avx512;
 pub(crate) mod peak;
 
-pub(crate) use amx::AmxHalf;
+pub(crate) use amx::{AmxInteger, BothDigits, HighDigit};
 pub(crate) use avx2::{Avx2Exact, Avx2Integer};
 pub(crate) use avx512::{Avx512Exact, Avx512Integer};
 

@@ -10,10 +10,13 @@ use crate::isa::Amx;
 pub(super) const LINE: usize = 64;
 /// Lines of a tile register.
 pub(super) const LINES: usize = 16;
-/// Tile registers: sums `..SUMS`, then activations, then weights.
-pub(super) const SUMS: usize = 3;
+/// Bytes of a tile register.
+pub(super) const REGISTER_BYTES: usize = LINES * LINE;
+/// Registers of sums, the first ones.
+pub(super) const SUMS: usize = 6;
+/// The register of activations and that of weights.
 pub(super) const ACTIVATIONS: usize = SUMS;
-pub(super) const WEIGHTS: usize = ACTIVATIONS + 2;
+pub(super) const WEIGHTS: usize = SUMS + 1;
 
 /// The registers of this thread, configured: sums and activations have a line per token, weights
 /// all lines. Released when dropped.
@@ -21,6 +24,22 @@ pub(super) struct Tiles {
     tokens: usize,
     /// The registers belong to this thread.
     thread: PhantomData<*const ()>,
+}
+
+/// Runs `$body` with `$constant` naming the number of a register of sums.
+macro_rules! with_register {
+    ($sum:expr, $constant:ident => $body:block) => {
+        with_register!(@ $sum, $constant, $body, 0 1 2 3 4 5)
+    };
+    (@ $sum:expr, $constant:ident, $body:block, $($number:literal)*) => {
+        match $sum {
+            $($number => {
+                const $constant: usize = $number;
+                $body
+            })*
+            other => unreachable!("sum {other} of {SUMS}"),
+        }
+    };
 }
 
 /// The operand of `ldtilecfg`.
@@ -34,21 +53,10 @@ struct Configuration {
 }
 
 impl Tiles {
-    /// The registers for 1 to [`LINES`] tokens.
+    /// The registers for 1 to [`LINES`] tokens, with sums of zero.
     pub(super) fn new(_: Amx, tokens: usize) -> Self {
-        let mut tiles = Self { tokens: 0, thread: PhantomData };
-        tiles.configure(tokens);
-        tiles
-    }
-
-    /// Makes ready for another number of tokens; whatever the registers hold is lost where it
-    /// differs from the last.
-    pub(super) fn configure(&mut self, tokens: usize) {
         assert!((1..=LINES).contains(&tokens), "a token is a line of a register");
-        if tokens == self.tokens {
-            return;
-        }
-        self.tokens = tokens;
+        let tiles = Self { tokens, thread: PhantomData };
         let mut configuration = Configuration {
             palette: 1,
             start_line: 0,
@@ -56,28 +64,24 @@ impl Tiles {
             bytes_per_line: [0; 16],
             lines: [0; 16],
         };
-        for register in 0..WEIGHTS + 2 {
+        for register in 0..=WEIGHTS {
             configuration.bytes_per_line[register] = LINE as u16;
-            configuration.lines[register] = self.lines(register) as u8;
+            configuration.lines[register] = tiles.lines(register) as u8;
         }
-        // SAFETY: `new` took the proof of the feature and of the system's permission; the
-        // configuration is a valid one of palette 1.
+        // SAFETY: `Amx` is the proof of the feature and of the system's permission; the
+        // configuration is a valid one of palette 1. It zeroes every register.
         unsafe {
             asm!("ldtilecfg [{0}]", in(reg) &raw const configuration, options(nostack, readonly));
         }
+        tiles
     }
 
     fn lines(&self, register: usize) -> usize {
-        if register < WEIGHTS { self.tokens } else { LINES }
-    }
-
-    /// Register `R` ← zero.
-    pub(super) fn zero<const R: usize>(&mut self) {
-        // SAFETY: the registers are configured and only this value's owner uses them.
-        unsafe { asm!("tilezero tmm{0}", const R, options(nostack, nomem)) }
+        if register == WEIGHTS { LINES } else { self.tokens }
     }
 
     /// Register `R` ← a line from every `stride` bytes of `bytes`.
+    #[inline(always)]
     pub(super) fn load<const R: usize>(&mut self, bytes: &[i8], stride: usize) {
         assert!(fits(bytes.len(), self.lines(R), stride), "every line within the bytes");
         // SAFETY: reads lines of `bytes` only, as asserted, into a configured register.
@@ -90,47 +94,33 @@ impl Tiles {
         }
     }
 
-    /// Register `R` ← lines that follow one another.
-    pub(super) fn load_sums<const R: usize>(&mut self, sums: &[i32]) {
-        assert!(fits(size_of_val(sums), self.lines(R), LINE), "every line within the sums");
-        // SAFETY: reads lines of `sums` only, as asserted, into a configured register.
-        unsafe {
-            asm!(
-                "tileloadd tmm{0}, [{1} + {2}*1]",
-                const R, in(reg) sums.as_ptr(), in(reg) LINE,
-                options(nostack, readonly)
-            );
-        }
+    /// Lines that follow one another ← sum `sum`.
+    pub(super) fn store(&self, sum: usize, lines: &mut [i32; REGISTER_BYTES / 4]) {
+        with_register!(sum, SUM => {
+            // SAFETY: writes at most a register's bytes, from a configured one.
+            unsafe {
+                asm!(
+                    "tilestored [{1} + {2}*1], tmm{0}",
+                    const SUM, in(reg) lines.as_mut_ptr(), in(reg) LINE,
+                    options(nostack)
+                );
+            }
+        });
     }
 
-    /// Lines that follow one another ← register `R`.
-    pub(super) fn store_sums<const R: usize>(&self, sums: &mut [i32]) {
-        assert!(fits(size_of_val(sums), self.lines(R), LINE), "every line within the sums");
-        // SAFETY: writes lines of `sums` only, as asserted, from a configured register.
-        unsafe {
-            asm!(
-                "tilestored [{1} + {2}*1], tmm{0}",
-                const R, in(reg) sums.as_mut_ptr(), in(reg) LINE,
-                options(nostack)
-            );
-        }
-    }
-
-    /// Register `S` += register `A` · register `B`, both of signed bytes: four neighbouring bytes of
-    /// a line of `A` meet those of a lane of `B`.
-    pub(super) fn multiply_signed<const S: usize, const A: usize, const B: usize>(&mut self) {
-        // SAFETY: the registers are configured with shapes that fit one another.
-        unsafe {
-            asm!("tdpbssd tmm{0}, tmm{1}, tmm{2}", const S, const A, const B, options(nostack, nomem));
-        }
-    }
-
-    /// The same, the bytes of `B` unsigned.
-    pub(super) fn multiply_unsigned<const S: usize, const A: usize, const B: usize>(&mut self) {
-        // SAFETY: as in `multiply_signed`.
-        unsafe {
-            asm!("tdpbsud tmm{0}, tmm{1}, tmm{2}", const S, const A, const B, options(nostack, nomem));
-        }
+    /// Sum `sum` += activations · weights: four neighbouring signed bytes of a line of the former
+    /// meet four unsigned ones of a lane of the latter.
+    #[inline(always)]
+    pub(super) fn multiply(&mut self, sum: usize) {
+        with_register!(sum, SUM => {
+            // SAFETY: the registers are configured with shapes that fit one another.
+            unsafe {
+                asm!(
+                    "tdpbsud tmm{0}, tmm{1}, tmm{2}",
+                    const SUM, const ACTIVATIONS, const WEIGHTS, options(nostack, nomem)
+                );
+            }
+        });
     }
 }
 

@@ -10,12 +10,14 @@ use super::super::super::codebook::{
 };
 use super::super::super::generic::{EXACT_SEGMENT_TILES, ROW_SUMS, finish_exact};
 use super::super::super::panel::{Panel, Segment, scratch_bytes_past_registers};
-use super::super::super::rotate as body;
+use super::super::super::rotate::quantise_f32;
 use super::super::super::{
     Column, GROUP_WEIGHTS, GROUPS, ROW_OF_LANE, RowMut, RowRef, RowsRef, TILE_WEIGHTS, tile_lanes,
 };
-use super::stream::{Order, Stream, load_f32, store_f32};
+use super::stream::{Stream, load_f32, store_f32};
 use crate::buffer::Arena;
+
+pub(super) use super::rotate::{rotate, swiglu, unrotate};
 
 pub(super) const fn class() -> NumericClass {
     NumericClass::Exact
@@ -30,27 +32,8 @@ const PANEL_ROWS: usize = 6;
 const PANEL_GROUPS: usize = 2;
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vbmi,avx512vnni,avx2,fma,f16c")]
-pub(in crate::micro::x86) fn rotate(x: &mut [f32; HADAMARD], suh: &[f32]) {
-    body::rotate(x, suh);
-}
-
-#[target_feature(enable = "avx512f,avx512bw,avx512vbmi,avx512vnni,avx2,fma,f16c")]
 pub(super) fn quantise(rotated: &[f32], out: RowMut<'_, f32>) {
-    body::quantise_f32(rotated, &ROW_OF_LANE, out);
-}
-
-#[target_feature(enable = "avx512f,avx512bw,avx512vbmi,avx512vnni,avx2,fma,f16c")]
-pub(in crate::micro::x86) fn unrotate(
-    raw: &mut [f32; HADAMARD],
-    svh: &[f32],
-    bias: Option<&[f32]>,
-) {
-    body::unrotate(raw, svh, bias);
-}
-
-#[target_feature(enable = "avx512f,avx512bw,avx512vbmi,avx512vnni,avx2,fma,f16c")]
-pub(in crate::micro::x86) fn swiglu(gate: &mut [f32; HADAMARD], up: &[f32; HADAMARD]) {
-    body::swiglu(gate, up);
+    quantise_f32(rotated, &ROW_OF_LANE, out);
 }
 
 pub(super) fn scratch_bytes(rows: usize) -> usize {
@@ -115,7 +98,7 @@ fn few<C: CodebookMath, const K: u8, const R: usize, const G: usize>(
     rows: RowsRef<'_, f32>,
     out: &mut [f32],
 ) {
-    let stream = Stream::new::<K>(column, Order::Columns);
+    let stream = Stream::new::<K>(column);
     let rows: [RowRef<'_, f32>; R] = rows.rows(0);
     let mut totals = [[0.0; ROW_SUMS]; R];
     for first in (0..GROUPS).step_by(G) {
@@ -154,7 +137,7 @@ fn many<C: CodebookMath, const K: u8>(
     scratch: Arena<'_>,
     out: &mut [f32],
 ) {
-    let stream = Stream::new::<K>(column, Order::Columns);
+    let stream = Stream::new::<K>(column);
     let segment_tiles = EXACT_SEGMENT_TILES;
     Panel { column, rows, segment_tiles, scratch, out }.product::<f32, ROW_SUMS, PANEL_ROWS>(
         |tiles, panel| unpack::<C, K>(&stream, tiles, panel),

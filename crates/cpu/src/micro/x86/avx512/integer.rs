@@ -12,18 +12,17 @@ use trellect_core::{HADAMARD, NumericClass, TILE};
 use super::super::super::codebook::{CodebookMath, with_codebook};
 use super::super::super::generic::{Activations, PAIR_SUMS, finish_integer};
 use super::super::super::panel::{Panel, Segment, scratch_bytes_past_registers};
-use super::super::super::rotate::{quantise_integer, store_tile};
 use super::super::super::{
-    Column, GROUP_WEIGHTS, GROUPS, RowMut, RowRef, RowsRef, TILE_WEIGHTS, tile_lanes,
+    Column, GROUP_WEIGHTS, GROUPS, ROW_OF_LANE, RowMut, RowRef, RowsRef, TILE_WEIGHTS, tile_lanes,
 };
 use super::super::{MANTISSA_XOR, POWERS};
 use super::stream::{
-    Order, Stream, broadcast_i16, dot_i16, load_bytes, load_f32, load_i16, products, store_f32,
-    store_i16,
+    Stream, broadcast_i16, dot_i16, load_bytes, load_f32, load_i16, products, store_f32, store_i16,
 };
 use crate::buffer::Arena;
 
-pub(super) use super::exact::{rotate, swiglu, unrotate};
+use super::rotate::Rounding;
+pub(super) use super::rotate::{rotate, swiglu, unrotate};
 
 /// Rows of a register block of a decoded panel: with four groups 24 sums, and room for operands.
 const PANEL_ROWS: usize = 6;
@@ -31,17 +30,43 @@ const PANEL_GROUPS: usize = 4;
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vbmi,avx512vnni,avx2,fma,f16c")]
 pub(super) fn quantise<A: Activations>(rotated: &[f32], out: RowMut<'_, i16>) {
-    quantise_integer(rotated, A::SEGMENT_TILES, A::LARGEST, out, |row, tile, lanes| {
-        store_tile(
-            row,
-            tile,
-            match bytes::<A>() {
-                true => lanes.map(|lane| i16::from_ne_bytes([lane as u8; 2])),
-                false => lanes,
-            },
-        );
-    });
+    // SAFETY: 64 readable bytes.
+    let order = unsafe { _mm512_loadu_si512(ROWS.as_ptr().cast()) };
+    let mut total = 0.0;
+    let segment_len = A::SEGMENT_TILES * TILE;
+    let segments = rotated.chunks(segment_len).zip(out.lanes.chunks_mut(segment_len));
+    for ((segment, lanes), scale) in segments.zip(out.scales) {
+        let rounding = Rounding::new(segment, A::LARGEST);
+        let mut sums = _mm512_setzero_si512();
+        let tiles = segment.as_chunks::<TILE>().0;
+        for (tile, lanes) in tiles.iter().zip(lanes.as_chunks_mut::<TILE>().0) {
+            let x = rounding.round(tile);
+            sums = _mm512_add_epi32(sums, x);
+            let mut x = _mm512_permutexvar_epi32(order, x);
+            if bytes::<A>() {
+                let low = _mm512_and_si512(x, _mm512_set1_epi32(0xFF));
+                x = _mm512_or_si512(_mm512_slli_epi32::<8>(x), low);
+            }
+            let x = _mm512_cvtepi32_epi16(x);
+            // SAFETY: 32 writable bytes.
+            unsafe { _mm256_storeu_si256(lanes.as_mut_ptr().cast(), x) }
+        }
+        *scale = rounding.scale;
+        total += rounding.scale * _mm512_reduce_add_epi32(sums) as f32;
+    }
+    *out.sum = total;
 }
+
+/// [`ROW_OF_LANE`] for a permutation.
+const ROWS: [i32; TILE] = {
+    let mut rows = [0; TILE];
+    let mut lane = 0;
+    while lane < TILE {
+        rows[lane] = ROW_OF_LANE[lane] as i32;
+        lane += 1;
+    }
+    rows
+};
 
 pub(super) const fn class<A: Activations>() -> NumericClass {
     A::CLASS
@@ -121,7 +146,7 @@ fn few<A: Activations, C: CodebookMath, const K: u8, const R: usize, const G: us
     rows: RowsRef<'_, i16>,
     out: &mut [f32],
 ) {
-    let stream = Stream::new::<K>(column, Order::Columns);
+    let stream = Stream::new::<K>(column);
     let rows: [RowRef<'_, i16>; R] = rows.rows(0);
     let mut totals = [[_mm512_setzero_ps(); GROUPS]; R];
     for first in (0..GROUPS).step_by(G) {
@@ -175,7 +200,7 @@ fn many<A: Activations, C: CodebookMath, const K: u8>(
     scratch: Arena<'_>,
     out: &mut [f32],
 ) {
-    let stream = Stream::new::<K>(column, Order::Columns);
+    let stream = Stream::new::<K>(column);
     let segment_tiles = A::SEGMENT_TILES;
     Panel { column, rows, segment_tiles, scratch, out }.product::<i16, PAIR_SUMS, PANEL_ROWS>(
         |tiles, panel| unpack::<C, K>(&stream, tiles, panel),

@@ -4,8 +4,9 @@
 //! windows, at most 47 bits, into a 64-bit lane, most significant first, and `vpmultishiftqb` cuts
 //! the four 16-bit windows out of it.
 
-pub(super) mod exact;
+mod exact;
 pub(super) mod integer;
+pub(super) mod rotate;
 pub(super) mod stream;
 
 use std::marker::PhantomData;

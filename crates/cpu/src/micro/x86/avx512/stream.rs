@@ -15,35 +15,22 @@ struct Cut {
     shift: [u8; 64],
 }
 
-/// How the eight four-window lanes of a group are put into a vector.
-#[derive(Clone, Copy)]
-pub(in crate::micro::x86) enum Order {
-    /// Column `g`, then column `g + 8`.
-    Columns,
-    /// As in the stream: four rows of column `g`, the same of column `g + 8`, the next four rows.
-    Rows,
-}
-
-static CUTS: [[Cut; 9]; 2] = [cuts(Order::Columns), cuts(Order::Rows)];
-
-const fn cuts(order: Order) -> [Cut; 9] {
+static CUTS: [Cut; 9] = {
     let mut cuts = [const { Cut { gather: [0; 64], shift: [0; 64] } }; 9];
     let mut bits = 1;
     while bits <= 8 {
-        cuts[bits] = cut(bits, order);
+        cuts[bits] = cut(bits);
         bits += 1;
     }
     cuts
-}
+};
 
-const fn cut(k: usize, order: Order) -> Cut {
+const fn cut(k: usize) -> Cut {
     let mut cut = Cut { gather: [0; 64], shift: [0; 64] };
     let mut lane = 0;
     while lane < 8 {
-        let first = match order {
-            Order::Columns => 4 * (2 * (lane % 4) + lane / 4),
-            Order::Rows => 4 * lane,
-        };
+        // Column `g` first, then column `g + 8`.
+        let first = 4 * (2 * (lane % 4) + lane / 4);
         // Bits are counted from the word before the group.
         let byte = (32 + (first + 1) * k - 16) / 8;
         let mut i = 0;
@@ -68,7 +55,7 @@ const fn cut(k: usize, order: Order) -> Cut {
 const PREFETCH_BYTES: usize = 2048;
 
 /// A column whose length has been checked, with its width's tables in registers.
-pub(in crate::micro::x86) struct Stream<'a> {
+pub(super) struct Stream<'a> {
     column: Column<'a>,
     tile_bytes: usize,
     gather: __m512i,
@@ -77,7 +64,7 @@ pub(in crate::micro::x86) struct Stream<'a> {
 
 /// One tile of a stream.
 #[derive(Clone, Copy)]
-pub(in crate::micro::x86) struct Tile<'s> {
+pub(super) struct Tile<'s> {
     /// Where the tile starts: [`GUARD`] bytes before it and as many after it may be read.
     start: *const u8,
     stream: &'s Stream<'s>,
@@ -86,16 +73,16 @@ pub(in crate::micro::x86) struct Tile<'s> {
 impl<'a> Stream<'a> {
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vbmi,avx512vnni,avx2,fma,f16c")]
-    pub(in crate::micro::x86) fn new<const K: u8>(column: Column<'a>, order: Order) -> Self {
+    pub(super) fn new<const K: u8>(column: Column<'a>) -> Self {
         let tile_bytes = column.tile_bytes::<K>();
         assert_eq!(column.guarded.len(), column.k_tiles * tile_bytes + 2 * GUARD, "a whole column");
-        let cut = &CUTS[order as usize][width::<K>(column.bits)];
+        let cut = &CUTS[width::<K>(column.bits)];
         Self { column, tile_bytes, gather: load_bytes(&cut.gather), shift: load_bytes(&cut.shift) }
     }
 
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vbmi,avx512vnni,avx2,fma,f16c")]
-    pub(in crate::micro::x86) fn tile<const K: u8>(&self, tile: usize) -> Tile<'_> {
+    pub(super) fn tile<const K: u8>(&self, tile: usize) -> Tile<'_> {
         assert!(tile < self.column.k_tiles, "a tile of the column");
         let bytes = if K == 0 { self.tile_bytes } else { 32 * K as usize };
         // SAFETY: the tile lies within the column: asserted here and in `new`.
@@ -112,7 +99,7 @@ impl Tile<'_> {
     /// The states of group `g` as 16-bit lanes: column `g`, then column `g + 8`.
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vbmi,avx512vnni,avx2,fma,f16c")]
-    pub(in crate::micro::x86) fn states<const K: u8>(&self, g: usize) -> __m512i {
+    pub(super) fn states<const K: u8>(&self, g: usize) -> __m512i {
         assert!(g < GROUPS, "a group of the tile");
         let k = if K == 0 { self.stream.tile_bytes / 32 } else { K as usize };
         // SAFETY: the word before the tile is readable.
@@ -136,7 +123,7 @@ impl Tile<'_> {
 
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vbmi,avx512vnni,avx2,fma,f16c")]
-pub(super) fn load_bytes<B>(bytes: &[B; 64]) -> __m512i {
+pub(in crate::micro::x86) fn load_bytes<B>(bytes: &[B; 64]) -> __m512i {
     const { assert!(size_of::<B>() == 1) };
     // SAFETY: 64 readable bytes.
     unsafe { _mm512_loadu_si512(bytes.as_ptr().cast()) }
@@ -145,7 +132,7 @@ pub(super) fn load_bytes<B>(bytes: &[B; 64]) -> __m512i {
 /// The low and high 16 bits of the codebook's product for every state.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vbmi,avx512vnni,avx2,fma,f16c")]
-pub(super) fn products<C: CodebookMath>(states: __m512i) -> [__m512i; 2] {
+pub(in crate::micro::x86) fn products<C: CodebookMath>(states: __m512i) -> [__m512i; 2] {
     let mut low = _mm512_mullo_epi16(states, _mm512_set1_epi16(Halves::<C>::LOW));
     let mut high = _mm512_add_epi16(
         _mm512_mulhi_epu16(states, _mm512_set1_epi16(Halves::<C>::LOW)),
