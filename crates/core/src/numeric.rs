@@ -11,7 +11,7 @@ pub enum NumericClass {
     Exact,
     /// At most 2e-3: operands of at least float16's precision, wide accumulation.
     Half,
-    /// At most 1.5e-2: 8-bit activations.
+    /// At most 1.5e-2: 8-bit operands, activations or weights, in some of the projections.
     Int8,
 }
 
