@@ -30,6 +30,9 @@ const LARGE_BATCH: Plan = Plan { block_rows: 64, ..DECODE };
 const GROUPED: Plan = Plan { by_tuple: true, constant_widths: true, ..PREFILL4 };
 const SPECIALISED: Plan = Plan { constant_widths: true, ..DECODE };
 
+/// Longest sum of AMX's digits that cannot overflow, whatever the activations.
+const AMX_MOST_K: usize = 1 << 15;
+
 /// A kernel of this machine, or the reason why it is none.
 pub(crate) struct Entry {
     pub(crate) candidate: Candidate,
@@ -102,9 +105,14 @@ impl Machine<'_> {
         };
         let variant = Variant::new(BackendKind::Cpu, &name).expect("a short lower-case name");
         let kernel = id.with_variant(variant);
-        let run = match isa > self.max_isa {
-            true => Err(WhyNot::Capped),
-            false => driver(isa, class, plan).ok_or(WhyNot::MissingIsa(isa.requirement())),
+        let longest = self.shape.padded_hidden().max(self.shape.padded_intermediate());
+        let run = if isa > self.max_isa {
+            Err(WhyNot::Capped)
+        } else if isa == Isa::Amx && longest > AMX_MOST_K {
+            let why = format!("its sums hold {AMX_MOST_K} products, the layer needs {longest}");
+            Err(WhyNot::NotBuilt(why.into()))
+        } else {
+            driver(isa, class, plan).ok_or(WhyNot::MissingIsa(isa.requirement()))
         };
         match run {
             Err(why) => Entry { candidate: Err(Rejection { kernel, why }), run: None },

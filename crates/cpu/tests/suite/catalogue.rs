@@ -136,3 +136,17 @@ fn preparing_reports_every_expert_once_and_times_are_harvested_once() {
     assert!(harvested.iter().all(|time| !time.elapsed.is_zero()));
     queue.harvest(&mut |time| panic!("{time:?} again"));
 }
+
+/// Integers that could overflow in a layer so large are not trusted with it.
+#[test]
+fn amx_refuses_sums_that_its_registers_cannot_hold() {
+    let runnable = |intermediate_size| {
+        let shape = LayerShape::new(128, intermediate_size, 2).expect("positive");
+        let candidates = backend(1).kernels(&shape, &[tuple(4, 4, 4)]);
+        let is_amx = |id: &KernelId| id.variant.is_some_and(|v| v.name().starts_with("amx"));
+        let specs = candidates.iter().filter_map(|c| c.as_ref().ok());
+        specs.filter(|spec| is_amx(&spec.id)).count()
+    };
+    assert_eq!(runnable(1 << 15), runnable(128));
+    assert_eq!(runnable((1 << 15) + 1), 0);
+}
