@@ -19,7 +19,7 @@ use trellect_core::{
 
 use crate::buffer::{Arena, arena_bytes};
 use crate::disjoint::Disjoint;
-use crate::micro::{Micro, Product, RowsRef, any_width_product, constant_width_product};
+use crate::micro::{Micro, Product, RowsRef, any_width_product, constant_width_product, prefetch};
 use crate::prepared::{Matrix, Weights};
 use crate::rows::Rows;
 use crate::team::Team;
@@ -311,6 +311,7 @@ impl<M: Micro, D: Micro> Phases<'_, M, D> {
                 gate.range(block.start, block.rows),
                 product,
                 raw_gate,
+                self.weights.start_of_group(up_matrix, group),
             );
             self.multiply(
                 self.micro,
@@ -319,6 +320,7 @@ impl<M: Micro, D: Micro> Phases<'_, M, D> {
                 up.range(block.start, block.rows),
                 product,
                 raw_up,
+                self.likely_next(chunk, item, groups, Projection::Gate),
             );
             let first = group * HADAMARD;
             let logical =
@@ -370,6 +372,7 @@ impl<M: Micro, D: Micro> Phases<'_, M, D> {
                 down.range(block.start, block.rows),
                 product,
                 raw,
+                self.likely_next(chunk, item, groups, Projection::Down),
             );
             let (svh, bias) = matrix.output_group(group);
             for (row, raw) in wide_rows(raw).take(block.rows).enumerate() {
@@ -402,7 +405,21 @@ impl<M: Micro, D: Micro> Phases<'_, M, D> {
         });
     }
 
-    /// Raw outputs of 128 channels for a block's rows: `raw` is `[rows, 128]`.
+    /// What this worker's next item will read, if the others take as long as this one.
+    fn likely_next(
+        &self,
+        chunk: &Chunk,
+        item: usize,
+        groups: usize,
+        projection: Projection,
+    ) -> &[u8] {
+        let item = (item + self.team.threads()).min(chunk.blocks.len() * groups - 1);
+        let matrix = self.weights.matrix(chunk.blocks[item / groups].expert, projection);
+        self.weights.start_of_group(matrix, item % groups)
+    }
+
+    /// Raw outputs of 128 channels for a block's rows: `raw` is `[rows, 128]`. `then` is what will be
+    /// read after the weights.
     fn multiply<N: Micro>(
         &self,
         micro: N,
@@ -411,13 +428,18 @@ impl<M: Micro, D: Micro> Phases<'_, M, D> {
         rows: RowsRef<'_, N::Lane>,
         scratch: &mut [u8],
         raw: &mut [f32],
+        then: &[u8],
     ) {
         let product: Product<N> = match self.plan.constant_widths {
             true => constant_width_product::<N>(matrix.bits()),
             false => any_width_product::<N>(),
         };
         const COLUMNS: usize = HADAMARD / TILE;
+        prefetch(self.weights.start_of_group(matrix, group));
         for tile in 0..COLUMNS {
+            if tile + 1 == COLUMNS {
+                prefetch(then);
+            }
             let column = self.weights.column(matrix, group * COLUMNS + tile);
             product(micro, column, rows, Arena::new(scratch), &mut raw[tile * TILE..]);
         }

@@ -90,7 +90,7 @@ impl Weights {
 
     /// Column `index` (16 output channels) of a linear.
     pub(crate) fn column(&self, matrix: &Matrix, index: usize) -> Column<'_> {
-        let bytes = matrix.k_tiles * 32 * usize::from(matrix.bits);
+        let bytes = matrix.column_bytes();
         let start = matrix.start + index * bytes;
         Column {
             guarded: &self.tiles.bytes()[start - GUARD..start + bytes + GUARD],
@@ -98,6 +98,14 @@ impl Weights {
             bits: matrix.bits,
             codebook: matrix.codebook,
         }
+    }
+
+    /// What the product of 128-channel output group `group` reads first: more than a decoder looks
+    /// ahead, since nothing of that part of the memory is at hand, not even where its pages lie.
+    pub(crate) fn start_of_group(&self, matrix: &Matrix, group: usize) -> &[u8] {
+        const START_BYTES: usize = 4096;
+        let start = matrix.start + group * (HADAMARD / TILE) * matrix.column_bytes();
+        &self.tiles.bytes()[start..self.tiles.len().min(start + START_BYTES)]
     }
 
     /// Bytes of tiles, scales and biases.
@@ -113,6 +121,10 @@ impl Weights {
 }
 
 impl Matrix {
+    fn column_bytes(&self) -> usize {
+        self.k_tiles * 32 * usize::from(self.bits)
+    }
+
     pub(crate) fn bits(&self) -> u8 {
         self.bits
     }

@@ -2,7 +2,7 @@
 
 use std::arch::x86_64::*;
 
-use super::super::super::{Column, GROUPS, GUARD, TILE};
+use super::super::super::{Column, GROUPS, GUARD, PREFETCH_BYTES, TILE};
 use super::super::avx512::stream::load_bytes;
 
 /// Groups that one load covers; a tile has [`PAIRS`] times as many.
@@ -78,9 +78,6 @@ pub(super) const LANE_OF_CHANNEL: [i32; TILE] = {
     }
     lanes
 };
-
-/// How far ahead of the decoder weights are asked for: the time of a few cache misses.
-const PREFETCH_BYTES: usize = 2048;
 
 /// A column whose length has been checked, with its width's tables in registers.
 pub(super) struct Stream<'a> {

@@ -108,6 +108,9 @@ fn few<C: CodebookMath, const K: u8, const R: usize, const G: usize>(
             for r in 0..R {
                 x[r] = load_f32(tile_lanes(rows[r].lanes, tile));
             }
+            if first == 0 {
+                stream.prefetch::<K>(tile);
+            }
             let tile = stream.tile::<K>(tile);
             for g in 0..G {
                 let weights = weights::<C>(tile.states::<K>(first + g));
@@ -154,6 +157,7 @@ fn unpack<C: CodebookMath, const K: u8>(
     panel: &mut [f32],
 ) {
     for (tile, panel) in tiles.zip(panel.as_chunks_mut::<TILE_WEIGHTS>().0) {
+        stream.prefetch::<K>(tile);
         let tile = stream.tile::<K>(tile);
         for (g, lanes) in panel.as_chunks_mut::<GROUP_WEIGHTS>().0.iter_mut().enumerate() {
             let weights = weights::<C>(tile.states::<K>(g));

@@ -13,7 +13,7 @@ use super::super::super::codebook::{CodebookMath, with_codebook};
 use super::super::super::generic::{Activations, PAIR_SUMS, finish_integer};
 use super::super::super::panel::{Panel, Segment, scratch_bytes_past_registers};
 use super::super::super::{
-    Column, GROUP_WEIGHTS, GROUPS, ROW_OF_LANE, RowMut, RowRef, RowsRef, TILE_WEIGHTS, tile_lanes,
+    Column, GROUP_WEIGHTS, GROUPS, ROW_OF_LANE, RowMut, RowRef, RowsRef, TILE_WEIGHTS,
 };
 use super::super::{MANTISSA_XOR, POWERS};
 use super::stream::{
@@ -148,48 +148,77 @@ fn few<A: Activations, C: CodebookMath, const K: u8, const R: usize, const G: us
 ) {
     let stream = Stream::new::<K>(column);
     let rows: [RowRef<'_, i16>; R] = rows.rows(0);
-    let mut totals = [[_mm512_setzero_ps(); GROUPS]; R];
-    for first in (0..GROUPS).step_by(G) {
-        for (segment, tiles) in column.segments(A::SEGMENT_TILES) {
-            let mut sums = [[_mm512_setzero_si512(); G]; R];
-            for tile in tiles {
-                let mut x = [_mm512_setzero_si512(); R];
-                for r in 0..R {
-                    x[r] = activations::<A>(tile_lanes(rows[r].lanes, tile), !C::BYTE_SUM);
-                }
-                let tile = stream.tile::<K>(tile);
-                for g in 0..G {
-                    let states = tile.states::<K>(first + g);
-                    if bytes::<A>() && C::BYTE_SUM {
-                        let [low, high] = products::<C>(states);
-                        for r in 0..R {
-                            let sum = _mm512_dpbusd_epi32(sums[r][g], low, x[r]);
-                            sums[r][g] = _mm512_dpbusd_epi32(sum, high, x[r]);
-                        }
-                    } else {
-                        let weights = weights::<C>(states);
-                        for r in 0..R {
-                            sums[r][g] = dot_i16(sums[r][g], weights, x[r]);
-                        }
+    let mut totals = [[0.0; PAIR_SUMS]; R];
+    multiply_groups::<A, C, K, R, G, 0>(&stream, &rows, &mut totals);
+    if G < GROUPS {
+        multiply_groups::<A, C, K, R, G, { GROUPS / 2 }>(&stream, &rows, &mut totals);
+    }
+    for r in 0..R {
+        let outputs = finish_integer(column.codebook, rows[r], &totals[r]);
+        out[r * HADAMARD..][..TILE].copy_from_slice(&outputs);
+    }
+}
+
+/// The pair sums of groups `FIRST..FIRST + G`.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vbmi,avx512vnni,avx2,fma,f16c")]
+fn multiply_groups<
+    A: Activations,
+    C: CodebookMath,
+    const K: u8,
+    const R: usize,
+    const G: usize,
+    const FIRST: usize,
+>(
+    stream: &Stream<'_>,
+    rows: &[RowRef<'_, i16>; R],
+    totals: &mut [[f32; PAIR_SUMS]; R],
+) {
+    let mut group_totals = [[_mm512_setzero_ps(); G]; R];
+    for (segment, tiles) in stream.column().segments(A::SEGMENT_TILES) {
+        let mut lanes = [&[][..]; R];
+        for r in 0..R {
+            lanes[r] = &rows[r].lanes.as_chunks::<TILE>().0[tiles.clone()];
+        }
+        let mut sums = [[_mm512_setzero_si512(); G]; R];
+        for (t, tile) in tiles.enumerate() {
+            let mut x = [_mm512_setzero_si512(); R];
+            for r in 0..R {
+                x[r] = activations::<A>(&lanes[r][t], !C::BYTE_SUM);
+            }
+            if FIRST == 0 {
+                stream.prefetch::<K>(tile);
+            }
+            let tile = stream.tile::<K>(tile);
+            for g in 0..G {
+                let states = tile.states::<K>(FIRST + g);
+                if bytes::<A>() && C::BYTE_SUM {
+                    let [low, high] = products::<C>(states);
+                    for r in 0..R {
+                        let sum = _mm512_dpbusd_epi32(sums[r][g], low, x[r]);
+                        sums[r][g] = _mm512_dpbusd_epi32(sum, high, x[r]);
+                    }
+                } else {
+                    let weights = weights::<C>(states);
+                    for r in 0..R {
+                        sums[r][g] = dot_i16(sums[r][g], weights, x[r]);
                     }
                 }
             }
-            for r in 0..R {
-                let scale = _mm512_set1_ps(rows[r].scales[segment]);
-                for g in 0..G {
-                    let total = &mut totals[r][first + g];
-                    *total = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sums[r][g]), scale, *total);
-                }
+        }
+        for r in 0..R {
+            let scale = _mm512_set1_ps(rows[r].scales[segment]);
+            for g in 0..G {
+                let sum = _mm512_cvtepi32_ps(sums[r][g]);
+                group_totals[r][g] = _mm512_fmadd_ps(sum, scale, group_totals[r][g]);
             }
         }
     }
     for r in 0..R {
-        let mut lanes = [0.0; PAIR_SUMS];
-        for (lanes, total) in lanes.as_chunks_mut::<TILE>().0.iter_mut().zip(totals[r]) {
+        let totals = totals[r].as_chunks_mut::<TILE>().0[FIRST..].iter_mut();
+        for (lanes, total) in totals.zip(group_totals[r]) {
             store_f32(lanes, total);
         }
-        let outputs = finish_integer(column.codebook, rows[r], &lanes);
-        out[r * HADAMARD..][..TILE].copy_from_slice(&outputs);
     }
 }
 
@@ -214,12 +243,13 @@ fn many<A: Activations, C: CodebookMath, const K: u8>(
 /// Decodes `tiles` into `panel`, group by group.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vbmi,avx512vnni,avx2,fma,f16c")]
-pub(super) fn unpack<C: CodebookMath, const K: u8>(
+fn unpack<C: CodebookMath, const K: u8>(
     stream: &Stream<'_>,
     tiles: Range<usize>,
     panel: &mut [i16],
 ) {
     for (tile, panel) in tiles.zip(panel.as_chunks_mut::<TILE_WEIGHTS>().0) {
+        stream.prefetch::<K>(tile);
         let tile = stream.tile::<K>(tile);
         for (g, lanes) in panel.as_chunks_mut::<GROUP_WEIGHTS>().0.iter_mut().enumerate() {
             store_i16(lanes, weights::<C>(tile.states::<K>(g)));
@@ -253,12 +283,16 @@ fn multiply<A: Activations, const R: usize>(
     totals: &mut [[f32; PAIR_SUMS]],
 ) {
     let tiles = panel.as_chunks::<TILE_WEIGHTS>().0;
+    let mut lanes = [&[][..]; R];
+    for r in 0..R {
+        lanes[r] = &rows[r].0.as_chunks::<TILE>().0[..tiles.len()];
+    }
     for half in 0..GROUPS / PANEL_GROUPS {
         let mut sums = [[_mm512_setzero_si512(); PANEL_GROUPS]; R];
         for (t, tile) in tiles.iter().enumerate() {
             let mut x = [_mm512_setzero_si512(); R];
             for r in 0..R {
-                x[r] = activations::<A>(tile_lanes(rows[r].0, t), true);
+                x[r] = activations::<A>(&lanes[r][t], true);
             }
             let groups = &tile.as_chunks::<GROUP_WEIGHTS>().0[half * PANEL_GROUPS..];
             for g in 0..PANEL_GROUPS {

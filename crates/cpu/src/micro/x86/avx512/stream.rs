@@ -4,7 +4,7 @@ use std::arch::asm;
 use std::arch::x86_64::*;
 
 use super::super::super::codebook::CodebookMath;
-use super::super::super::{Column, GROUPS, GUARD, width};
+use super::super::super::{Column, GROUPS, GUARD, PREFETCH_BYTES, width};
 use super::super::Halves;
 
 /// How one width's windows are cut out of a group.
@@ -51,9 +51,6 @@ const fn cut(k: usize) -> Cut {
     cut
 }
 
-/// How far ahead of the decoder weights are asked for: the time of a few cache misses.
-const PREFETCH_BYTES: usize = 2048;
-
 /// A column whose length has been checked, with its width's tables in registers.
 pub(super) struct Stream<'a> {
     column: Column<'a>,
@@ -80,6 +77,10 @@ impl<'a> Stream<'a> {
         Self { column, tile_bytes, gather: load_bytes(&cut.gather), shift: load_bytes(&cut.shift) }
     }
 
+    pub(super) fn column(&self) -> &Column<'a> {
+        &self.column
+    }
+
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vbmi,avx512vnni,avx2,fma,f16c")]
     pub(super) fn tile<const K: u8>(&self, tile: usize) -> Tile<'_> {
@@ -87,11 +88,18 @@ impl<'a> Stream<'a> {
         let bytes = if K == 0 { self.tile_bytes } else { 32 * K as usize };
         // SAFETY: the tile lies within the column: asserted here and in `new`.
         let start = unsafe { self.column.guarded.as_ptr().add(GUARD + tile * bytes) };
-        for line in (0..bytes).step_by(64) {
-            let ahead = start.wrapping_add(PREFETCH_BYTES + line);
-            _mm_prefetch::<_MM_HINT_T0>(ahead.cast());
-        }
         Tile { start, stream: self }
+    }
+
+    /// Asks for the bytes that come some time after tile `tile`.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vbmi,avx512vnni,avx2,fma,f16c")]
+    pub(super) fn prefetch<const K: u8>(&self, tile: usize) {
+        let bytes = if K == 0 { self.tile_bytes } else { 32 * K as usize };
+        let ahead = self.column.guarded.as_ptr().wrapping_add(tile * bytes + PREFETCH_BYTES);
+        for line in (0..bytes).step_by(64) {
+            _mm_prefetch::<_MM_HINT_T0>(ahead.wrapping_add(line).cast());
+        }
     }
 }
 
@@ -112,9 +120,8 @@ impl Tile<'_> {
             // The word before a tile's first group is the tile's last.
             // SAFETY: the last word of the tile.
             let last = unsafe { start.add(32 * k) };
-            // SAFETY: four bytes of the tile.
-            let last = unsafe { last.cast::<i32>().read_unaligned() };
-            bytes = _mm512_mask_set1_epi32(bytes, 1, last);
+            // SAFETY: the mask leaves four bytes of the tile.
+            bytes = unsafe { _mm512_mask_loadu_epi32(bytes, 1, last.cast()) };
         }
         let gathered = _mm512_permutexvar_epi8(self.stream.gather, bytes);
         _mm512_multishift_epi64_epi8(self.stream.shift, gathered)
