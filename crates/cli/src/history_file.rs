@@ -8,6 +8,13 @@ use trellect_tune::history::{HISTORY_VARIABLE, History, Outcome, default_locatio
 
 use crate::output;
 
+/// What `--history` says for no history.
+const NONE: &str = "none";
+
+pub(crate) fn is_none(path: &Path) -> bool {
+    path.as_os_str() == NONE
+}
+
 /// Which history.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct HistoryArgs {
@@ -20,6 +27,9 @@ pub(crate) struct HistoryArgs {
 impl HistoryArgs {
     /// The file's path.
     pub(crate) fn path(&self) -> anyhow::Result<PathBuf> {
+        if self.history.as_deref().is_some_and(is_none) {
+            bail!("--history {NONE}: this command works on a history; name a file");
+        }
         let path = self.history.clone().or_else(default_location);
         path.with_context(|| {
             format!("no home directory to keep a history in; name a file with --history or {HISTORY_VARIABLE}")
@@ -85,7 +95,7 @@ impl OptionalHistoryArgs {
     /// The file's path; `None` for `none`, and for a user without a home directory.
     pub(crate) fn path(&self) -> Option<PathBuf> {
         match &self.history {
-            Some(path) if path.as_os_str() == "none" => None,
+            Some(path) if is_none(path) => None,
             Some(path) => Some(path.clone()),
             None => default_location(),
         }

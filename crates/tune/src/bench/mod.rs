@@ -36,7 +36,8 @@ pub use run::{
     FORMAT, VERSION, Workload as BenchWorkload,
 };
 
-/// Fewest samples of every kernel that is not dropped, whatever the time.
+/// Fewest samples of every kernel that is not dropped, whatever the time. A block of rounds that was
+/// begun is finished: its first launches find the machine in another state than its last ones.
 pub const MIN_ROUNDS: usize = 3;
 
 /// Makes inputs: a number of tokens, uniformly routed by a seed. The first tokens of a seed are the
@@ -57,7 +58,7 @@ pub struct CellPlan<'a> {
     pub drop_above: Option<f64>,
     /// Samples of every kernel, at least.
     pub rounds: usize,
-    /// Fewer samples when they take longer than this, but [`MIN_ROUNDS`].
+    /// Fewer samples when they take longer than this, but [`MIN_ROUNDS`] and whole blocks.
     pub time: Duration,
 }
 
@@ -190,15 +191,11 @@ impl<'a> Bench<'a> {
     ) -> Result<CellTimes, CellError> {
         let mut times = self.begin(plan, stop)?;
         let start = Instant::now();
-        let ended = |kernels: &[KernelTimes]| {
-            let samples = |kernel: &KernelTimes| kernel.ns.iter().flatten().count();
-            let full = kernels.iter().filter(|kernel| !kernel.dropped);
-            let least = full.map(samples).min();
-            stop() || start.elapsed() >= plan.time && least >= Some(MIN_ROUNDS)
-        };
-        let mut flow = ControlFlow::Continue(());
-        while flow.is_continue() && times.rounds < plan.rounds {
-            flow = self.extend(plan.num_tokens, &mut times, &ended)?;
+        let enough = |rounds| start.elapsed() >= plan.time && rounds >= MIN_ROUNDS;
+        while times.rounds < plan.rounds && !enough(times.rounds) {
+            if self.extend(plan.num_tokens, &mut times, &|_| stop())?.is_break() {
+                break;
+            }
         }
         times.kernels.retain(|kernel| kernel.ns.iter().any(Option::is_some));
         Ok(times)

@@ -9,6 +9,7 @@ use trellect_tune::bench::Inputs;
 use super::BenchArgs;
 use crate::args::PolicyArg;
 use crate::device::Device;
+use crate::history_file::is_none;
 use crate::output;
 
 /// Calls until a dispatcher has a plan and serves by it: the first is the rules', and the next ones
@@ -27,7 +28,7 @@ pub(super) fn name(policy: PolicyArg) -> &'static str {
 pub(super) fn selector(args: &BenchArgs) -> Option<Selector> {
     (args.policy == PolicyArg::Adaptive).then(|| {
         Selector::new(SelectorOptions {
-            history: args.history.clone(),
+            history: args.history.clone().filter(|path| !is_none(path)),
             background: false,
             ..SelectorOptions::default()
         })
