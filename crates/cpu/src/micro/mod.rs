@@ -34,18 +34,10 @@ use crate::buffer::Arena;
 /// Bytes before and after a column that a micro-kernel may read and ignore.
 pub(crate) const GUARD: usize = 64;
 
-/// How far ahead of a decoder weights are asked for: the time of a few cache misses.
-#[cfg(target_arch = "x86_64")]
-const PREFETCH_BYTES: usize = 2048;
-
 /// Asks for bytes that will be read soon.
 pub(crate) fn prefetch(bytes: &[u8]) {
     #[cfg(target_arch = "x86_64")]
-    for line in bytes.chunks(64) {
-        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-        // SAFETY: a hint, which reads nothing.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(line.as_ptr().cast()) }
-    }
+    x86::prefetch(bytes);
     #[cfg(not(target_arch = "x86_64"))]
     let _ = bytes;
 }

@@ -9,7 +9,20 @@ pub(crate) use amx::{AmxInteger, BothDigits, HighDigit};
 pub(crate) use avx2::{Avx2Exact, Avx2Integer};
 pub(crate) use avx512::{Avx512Exact, Avx512Integer};
 
+use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+
 use super::codebook::{CodebookMath, POWER_UNIT};
+
+/// How far ahead of a decoder weights are asked for: the time of a few cache misses.
+const PREFETCH_BYTES: usize = 2048;
+
+/// Asks for bytes that will be read soon.
+pub(crate) fn prefetch(bytes: &[u8]) {
+    for line in bytes.chunks(64) {
+        // SAFETY: a hint, which reads nothing; SSE is part of x86-64.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(line.as_ptr().cast()) }
+    }
+}
 
 /// A codebook's 32-bit multiplier and addend as 16-bit halves, for kernels that multiply in 16-bit
 /// lanes: the low half of the product is `s·low`, the high half `mulhi(s, low) + s·high`.

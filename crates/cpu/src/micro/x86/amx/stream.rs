@@ -2,7 +2,8 @@
 
 use std::arch::x86_64::*;
 
-use super::super::super::{Column, GROUPS, GUARD, PREFETCH_BYTES, TILE};
+use super::super::super::{Column, GROUPS, GUARD, TILE};
+use super::super::PREFETCH_BYTES;
 use super::super::avx512::stream::load_bytes;
 
 /// Groups that one load covers; a tile has [`PAIRS`] times as many.

@@ -4,8 +4,8 @@ use std::arch::asm;
 use std::arch::x86_64::*;
 
 use super::super::super::codebook::CodebookMath;
-use super::super::super::{Column, GROUPS, GUARD, PREFETCH_BYTES, width};
-use super::super::Halves;
+use super::super::super::{Column, GROUPS, GUARD, width};
+use super::super::{Halves, PREFETCH_BYTES};
 
 /// How one width's windows are cut out of a group.
 struct Cut {
