@@ -75,17 +75,19 @@ impl<M: Micro, D: Micro> Phases<'_, M, D> {
             let mut scratch = unsafe { scratch.of(worker) };
             let (raw_gate, raw_up) = (scratch.take(self.sizes.raw), scratch.take(self.sizes.raw));
             let product = scratch.take_bytes(self.sizes.product_bytes);
+            let [gate_group, up_group] =
+                [gate_matrix, up_matrix].map(|matrix| Group { matrix, index: group });
             self.multiply(
                 self.micro,
-                Group { matrix: gate_matrix, index: group },
+                gate_group,
                 gate.range(block.start, block.rows),
                 product,
                 raw_gate,
-                Group { matrix: up_matrix, index: group },
+                up_group,
             );
             self.multiply(
                 self.micro,
-                Group { matrix: up_matrix, index: group },
+                up_group,
                 up.range(block.start, block.rows),
                 product,
                 raw_up,

@@ -11,16 +11,28 @@ pub(crate) use avx512::{Avx512Exact, Avx512Integer};
 
 use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
 
+use super::Column;
 use super::codebook::{CodebookMath, POWER_UNIT};
-
-/// How far ahead of a decoder weights are asked for: the time of a few cache misses.
-const PREFETCH_BYTES: usize = 2048;
 
 /// Asks for bytes that will be read soon.
 pub(crate) fn prefetch(bytes: &[u8]) {
-    for line in bytes.chunks(64) {
+    prefetch_lines(bytes.as_ptr(), bytes.len());
+}
+
+/// Asks for what a decoder at tile `tile` of `tile_bytes` will read after a few cache misses' time,
+/// a tile's worth, be it in this column or after it.
+#[inline(always)]
+fn prefetch_ahead(column: &Column<'_>, tile: usize, tile_bytes: usize) {
+    const AHEAD_BYTES: usize = 2048;
+    let ahead = column.guarded.as_ptr().wrapping_add(tile * tile_bytes + AHEAD_BYTES);
+    prefetch_lines(ahead, tile_bytes);
+}
+
+#[inline(always)]
+fn prefetch_lines(start: *const u8, bytes: usize) {
+    for at in (0..bytes).step_by(64) {
         // SAFETY: a hint, which reads nothing; SSE is part of x86-64.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(line.as_ptr().cast()) }
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(start.wrapping_add(at).cast()) }
     }
 }
 

@@ -3,8 +3,8 @@
 use std::arch::x86_64::*;
 
 use super::super::super::{Column, GROUPS, GUARD, TILE};
-use super::super::PREFETCH_BYTES;
 use super::super::avx512::stream::load_bytes;
+use super::super::prefetch_ahead;
 
 /// Groups that one load covers; a tile has [`PAIRS`] times as many.
 const PAIR: usize = 2;
@@ -105,11 +105,7 @@ impl<'a> Stream<'a> {
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vbmi,avx512vnni,avx2,fma,f16c")]
     pub(super) fn prefetch(&self, tile: usize) {
-        let bytes = self.column.tile_bytes::<0>();
-        let ahead = self.column.guarded.as_ptr().wrapping_add(tile * bytes + PREFETCH_BYTES);
-        for line in (0..bytes).step_by(64) {
-            _mm_prefetch::<_MM_HINT_T0>(ahead.wrapping_add(line).cast());
-        }
+        prefetch_ahead(&self.column, tile, self.column.tile_bytes::<0>());
     }
 
     /// The states of pair `pair` of groups of tile `tile`: of every four rows the first two, then the

@@ -146,6 +146,7 @@ fn few<A: Activations, C: CodebookMath, const K: u8, const R: usize, const G: us
     rows: RowsRef<'_, i16>,
     out: &mut [f32],
 ) {
+    const { assert!(G == GROUPS || 2 * G == GROUPS, "all groups in one or two goes") };
     let stream = Stream::new::<K>(column);
     let rows: [RowRef<'_, i16>; R] = rows.rows(0);
     let mut totals = [[0.0; PAIR_SUMS]; R];

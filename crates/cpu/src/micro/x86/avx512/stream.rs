@@ -5,7 +5,7 @@ use std::arch::x86_64::*;
 
 use super::super::super::codebook::CodebookMath;
 use super::super::super::{Column, GROUPS, GUARD, width};
-use super::super::{Halves, PREFETCH_BYTES};
+use super::super::{Halves, prefetch_ahead};
 
 /// How one width's windows are cut out of a group.
 struct Cut {
@@ -96,10 +96,7 @@ impl<'a> Stream<'a> {
     #[target_feature(enable = "avx512f,avx512bw,avx512vbmi,avx512vnni,avx2,fma,f16c")]
     pub(super) fn prefetch<const K: u8>(&self, tile: usize) {
         let bytes = if K == 0 { self.tile_bytes } else { 32 * K as usize };
-        let ahead = self.column.guarded.as_ptr().wrapping_add(tile * bytes + PREFETCH_BYTES);
-        for line in (0..bytes).step_by(64) {
-            _mm_prefetch::<_MM_HINT_T0>(ahead.wrapping_add(line).cast());
-        }
+        prefetch_ahead(&self.column, tile, bytes);
     }
 }
 
