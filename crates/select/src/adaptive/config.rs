@@ -72,7 +72,7 @@ impl Default for AdaptiveConfig {
             alpha: 0.01,
             margin: 0.005,
             large_margin: 0.07,
-            start_margin: 0.03,
+            start_margin: 0.01,
             tie_zone: 0.01,
             prior_sd: 0.12,
             walk_variance: 3e-7,

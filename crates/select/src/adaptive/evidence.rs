@@ -1,8 +1,10 @@
 use super::Moments;
 use super::noise::{FAR_LAG, NoiseModel};
+use super::probe::Belief;
 
-/// Log ratios beyond this are clipped: a stalled call is one vote, not thirty.
-const CLIP: f64 = 0.3;
+/// Log ratios of pairs beyond this are clipped: a stalled call is one vote, not thirty, and a twentieth
+/// of a busy machine's calls stall.
+pub const MAX_GAIN: f64 = 0.15;
 
 /// Standard deviation of the gains that the blocks' mixture expects.
 const BLOCK_SCALE: f64 = 0.04;
@@ -81,7 +83,7 @@ impl PairedTest {
     /// Adds a pair and teaches `noise` what it says of the noise. By how much it differs from the pair
     /// before it, if any.
     pub fn push(&mut self, log_ratio: f64, noise: &mut NoiseModel) -> Option<f64> {
-        let d = log_ratio.clamp(-CLIP, CLIP);
+        let d = log_ratio.clamp(-MAX_GAIN, MAX_GAIN);
         let count = self.pairs.n as usize;
         let difference = (count >= 1).then(|| d - self.recent[(count - 1) % FAR_LAG]);
         difference.into_iter().for_each(|difference| noise.push_near(difference));
@@ -146,6 +148,14 @@ impl PairedTest {
             not_better: log_wealth(n * (margin - mean), n, sd, BLOCK_SCALE),
             much_worse: by_pairs(-self.pairs.mean - large_margin),
         }
+    }
+
+    /// What is believed of the mean gain where `prior` was before any pair.
+    pub(crate) fn gain(&self, prior: Belief, noise: &NoiseModel) -> Belief {
+        let variance = noise.pair_variance() * noise.inflation();
+        let weight = variance / (prior.sd * prior.sd);
+        let mean = self.pairs.shrunk(prior.mean, weight);
+        Belief { mean, sd: (variance / (self.pairs.n + weight)).sqrt() }
     }
 
     /// Upper bound of the mean gain at about two standard errors; infinite below one block.

@@ -17,7 +17,9 @@ const BUCKET_WEIGHT: f64 = 16.0;
 /// for the first, of the noise for those after it. Believed, one stall would keep a kernel from being
 /// probed for a long time.
 const STALL_SDS: f64 = 3.0;
-const NEXT_STALL_SDS: f64 = 5.0;
+const NEXT_STALL_SDS: f64 = 4.0;
+/// Standard deviations of noise beyond which a later sample counts no more than one at that distance.
+const OUTLIER_SDS: f64 = 3.0;
 /// Samples before which a kernel's mean may still jump.
 const FEW_SAMPLES: f64 = 4.0;
 /// Wealth, as a logarithm, that retires a challenger: 1 : 20.
@@ -45,18 +47,25 @@ impl AdaptivePolicy {
             return own;
         }
         let level_variance = (context.spread.mean - noise.sample_variance()).max(0.0);
-        let prior = own.sd * own.sd + level_variance;
-        let pairs = context.arms[kernel].test.pairs();
         let incumbent = self.belief_by_samples(context, context.incumbent, &noise);
-        let pair_variance = noise.pair_variance() * noise.inflation();
-        let weight = pair_variance / prior;
-        let mean = pairs.shrunk(incumbent.mean - own.mean, weight);
-        let variance = pair_variance / (pairs.n + weight);
+        let sd = (own.sd * own.sd + level_variance).sqrt();
+        let by_samples = Belief { mean: incumbent.mean - own.mean, sd };
+        let gain = context.arms[kernel].test.gain(by_samples, &noise);
         let blend = |own: f64, paired: f64| own + level_share * (paired - own);
         Belief {
-            mean: blend(own.mean, incumbent.mean - mean),
-            sd: blend(own.sd * own.sd, variance).sqrt(),
+            mean: blend(own.mean, incumbent.mean - gain.mean),
+            sd: blend(own.sd * own.sd, gain.sd * gain.sd).sqrt(),
         }
+    }
+
+    /// The belief of what `kernel` gains over its context's incumbent, by the models and their pairs:
+    /// samples of different times do not enter it.
+    pub(super) fn gain_by_pairs(&self, context: &Context, kernel: usize) -> Belief {
+        let bucket = context.coordinates.token_bucket;
+        let predicted = |kernel: usize| context.base[kernel] + self.pooled_effect(kernel, bucket);
+        let mean = predicted(context.incumbent) - predicted(kernel);
+        let prior = Belief { mean, sd: (2.0 * self.prior_errors.mean).sqrt() };
+        context.arms[kernel].test.gain(prior, &self.noise.of(&context.noise))
     }
 
     fn belief_by_samples(&self, context: &Context, kernel: usize, noise: &NoiseModel) -> Belief {
@@ -106,7 +115,7 @@ impl AdaptivePolicy {
         let window = match before.n {
             0.0 => f64::INFINITY,
             n if n < FEW_SAMPLES => 0.7,
-            _ => 5.0 * sd,
+            _ => OUTLIER_SDS * sd,
         };
         let clipped = (residual - level).clamp(before.mean - window, before.mean + window);
         state.residual.push_forgetting(clipped, MAX_SAMPLES);

@@ -12,8 +12,9 @@
 //!   promises enough, and changes only by proof: pairs measured afresh in random order, and a bet
 //!   ([`log_wealth`]) that one may look at after every pair.
 //! - *Probes* go to the kernel that a Thompson draw puts first, within a budget of expected loss.
-//! - An *unproven start* is taken back on belief alone, and probes lose at most 0.2 % of any ten
-//!   seconds beyond what serving saves: never worse than the rules, but for a moment.
+//! - An *unproven start* is taken back once its pairs with the rules' pick speak against it, and probes
+//!   lose at most 0.2 % of any ten seconds beyond what serving saves: never worse than the rules, but
+//!   for a moment.
 //! - *Idle time* goes into full-information rounds ([`AdaptivePolicy::sweep`]).
 //! - What was measured is handed out and taken in as mergeable [`Evidence`]: a prior elsewhere, never
 //!   a proof. What was decided is logged as [`DecisionRecord`]s, from which [`Mode::Replay`]
@@ -59,7 +60,7 @@ pub use choice::{
 pub use config::{AdaptiveConfig, Mode};
 pub use context::Retirement;
 pub use drift::{CommonMode, Cusum};
-pub use evidence::{PairedTest, Wealth, log_wealth};
+pub use evidence::{MAX_GAIN, PairedTest, Wealth, log_wealth};
 pub use explain::{AdaptiveExplanation, ArmVerdict, ConsideredArm};
 pub use features::{CallFeatures, Coordinates, Cuts, ExpertLoad};
 pub use health::{Fitness, Health, MAX_FAILURES};

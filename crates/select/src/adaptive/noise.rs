@@ -10,7 +10,7 @@ const PRIOR_PAIRS: f64 = 32.0;
 const MAX_PAIRS: f64 = 4096.0;
 
 /// Times the mean so far that half a squared difference counts at most.
-const CLIP: f64 = 9.0;
+const CLIP: f64 = 5.0;
 
 /// Where wealth assumes more noise than was measured, by this factor of the variance.
 const CAUTION: f64 = 1.15;
@@ -121,7 +121,7 @@ impl NoiseScale {
     }
 }
 
-/// Adds half a squared difference, at most nine times the mean so far: stalls are white noise and
+/// Adds half a squared difference, at most five times the mean so far: stalls are white noise and
 /// would hide a correlation, but clipped on each lag's own scale they leave the ratio alone.
 fn push_clipped(level: &mut Moments, difference: f64) {
     let square = (difference * difference / 2.0).min(CLIP * level.mean);

@@ -32,9 +32,10 @@ impl Belief {
 pub(crate) struct Draw {
     pub(crate) incumbent: Belief,
     pub(crate) challengers: Vec<(usize, Belief)>,
-    /// The challenger that has been idle for too long, which is taken without a draw.
-    pub(crate) overdue: Option<usize>,
-    /// Whether it is taken for an honest look, which has a budget of its own.
+    /// The challenger that is taken without a draw: an honest look, the rules' pick against an unproven
+    /// start, or one that has been idle for too long.
+    pub(crate) undrawn: Option<usize>,
+    /// Whether it is an honest look, which has a budget of its own.
     pub(crate) is_look: bool,
     /// Log ratio by which a draw must beat the incumbent's.
     pub(crate) margin: f64,
@@ -50,8 +51,8 @@ impl Draw {
     /// lowest, where that beats the incumbent's own draw by the margin. Whether the budget affords
     /// it is another question.
     pub(crate) fn challenger(&self, rng: &mut ChaCha8Rng) -> Option<usize> {
-        if self.overdue.is_some() {
-            return self.overdue;
+        if self.undrawn.is_some() {
+            return self.undrawn;
         }
         let to_beat = self.incumbent.draw(rng) - self.margin;
         let draws = self.challengers.iter().map(|(kernel, belief)| (*kernel, belief.draw(rng)));
@@ -66,7 +67,7 @@ impl Draw {
             let sd = belief.sd.hypot(self.incumbent.sd);
             belief.mean < self.incumbent.mean - self.margin + 3.0 * sd
         };
-        self.overdue.is_some() || self.challengers.iter().any(close)
+        self.undrawn.is_some() || self.challengers.iter().any(close)
     }
 
     /// Nanoseconds that probing `kernel` should lose.
@@ -87,9 +88,9 @@ impl Draw {
     fn share(&self, kernel: usize) -> f64 {
         let affordable =
             |kernel: usize| self.is_look || self.expected_loss_ns(kernel) <= self.affordable_ns;
-        match self.overdue {
+        match self.undrawn {
             _ if !affordable(kernel) => 0.0,
-            Some(overdue) => f64::from(u8::from(overdue == kernel)),
+            Some(undrawn) => f64::from(u8::from(undrawn == kernel)),
             None => self.wins(kernel),
         }
     }

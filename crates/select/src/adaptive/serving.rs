@@ -26,11 +26,16 @@ impl Leg {
     }
 }
 
-/// What serves, and what is probed instead.
+/// Standard deviations by which the rules' pick must be believed faster than an unproven start.
+const REVERTING_SDS: f64 = 2.0;
+/// Pairs that it takes at least: one stall must not decide.
+const REVERTING_PAIRS: f64 = 2.0;
+
 /// Share of a context's time that refreshing one retired kernel may lose: slow ones are refreshed
 /// more rarely.
 const REFRESH_LOSS: f64 = 1e-4;
 
+/// What serves, and what is probed instead.
 impl AdaptivePolicy {
     /// A new context, begun with what was imported for it. Its incumbent is the rules' pick, or the
     /// kernel expected fastest where that promises enough or the rules' pick may not serve.
@@ -104,16 +109,18 @@ impl AdaptivePolicy {
         })
     }
 
-    /// Takes an unproven start back once the rules' pick is believed to be faster. What began on a
-    /// prediction needs no proof to end on a better one; only the rules' pick may come of it, and
-    /// only once.
+    /// Takes an unproven start back once its pairs with the rules' pick make that the faster one by two
+    /// standard deviations of the belief. What began on a prediction needs no proof to end on a better
+    /// one; only the rules' pick may come of it, and only once. Samples of different times would not do:
+    /// what slows every kernel for a while would be the start's fault.
     pub(super) fn revert_start(&mut self, key: ContextKey, default: usize, fit: bool) {
         let Some(context) = self.contexts.get(&key).filter(|context| context.unproven && fit)
         else {
             return;
         };
-        let expected = |kernel: usize| self.belief(context, kernel).mean;
-        if expected(default) >= expected(context.incumbent) {
+        let gain = self.gain_by_pairs(context, default);
+        let pairs = context.arms[default].test.pairs().n;
+        if pairs < REVERTING_PAIRS || gain.mean <= REVERTING_SDS * gain.sd {
             return;
         }
         let refresh_calls = self.config.refresh_calls;
@@ -173,7 +180,7 @@ impl AdaptivePolicy {
             return (None, None);
         }
         let Some(mut context) = self.contexts.remove(&key) else { return (None, None) };
-        let decided = self.probe_in(&mut context, fitness);
+        let decided = self.probe_in(&mut context, fitness, conditions.default);
         self.contexts.insert(key, context);
         decided
     }
@@ -182,6 +189,7 @@ impl AdaptivePolicy {
         &mut self,
         context: &mut Context,
         fitness: &[Option<Fitness>],
+        default: usize,
     ) -> (Option<Leg>, Option<Draw>) {
         let fit = |kernel: usize| fitness[kernel] == Some(Fitness::Fit);
         let incumbent = context.incumbent;
@@ -205,7 +213,7 @@ impl AdaptivePolicy {
         if !fit(incumbent) {
             return (None, None);
         }
-        let draw = self.look_at_challengers(context, fitness);
+        let draw = self.look_at_challengers(context, fitness, default);
         let settled = !draw.as_ref().is_some_and(Draw::is_open);
         if context.settled != settled {
             context.settled = settled;
@@ -229,11 +237,13 @@ impl AdaptivePolicy {
         (Some(leg(first, pair)), Some(draw))
     }
 
-    /// Who may challenge the incumbent now; none where nobody may or it is not worth it.
+    /// Who may challenge the incumbent now; none where nobody may or it is not worth it. An unproven
+    /// start is measured against the rules' pick before anybody else is.
     fn look_at_challengers(
         &mut self,
         context: &mut Context,
         fitness: &[Option<Fitness>],
+        default: usize,
     ) -> Option<Draw> {
         let incumbent = self.belief(context, context.incumbent);
         let lowest = (0..fitness.len())
@@ -257,15 +267,26 @@ impl AdaptivePolicy {
             let loss = (belief.mean - incumbent.mean).exp_m1();
             idle >= self.config.max_refresh_calls as f64 && idle >= loss / REFRESH_LOSS
         });
-        let look = self.look(context, &challengers, &incumbent);
-        let overdue = look.or(overdue.map(|&(kernel, _)| kernel));
+        let affordable_ns = self.budget.affordable_ns(self.now_ns);
+        let rival = challengers.iter().find(|&&(kernel, belief)| {
+            let loss_ns = belief.expected_loss(&incumbent) * incumbent.mean.exp();
+            let pairs = context.arms[kernel].test.pairs().n;
+            context.unproven
+                && kernel == default
+                && pairs < REVERTING_PAIRS
+                && loss_ns <= affordable_ns
+        });
+        let look = match rival {
+            Some(_) => None,
+            None => self.look(context, &challengers, &incumbent),
+        };
         Some(Draw {
             incumbent,
+            undrawn: look.or(rival.or(overdue).map(|&(kernel, _)| kernel)),
             challengers,
-            overdue,
             is_look: look.is_some(),
             margin: self.config.margin,
-            affordable_ns: self.budget.affordable_ns(self.now_ns),
+            affordable_ns,
         })
     }
 

@@ -116,7 +116,7 @@ pub struct SwitchNote {
     pub to: KernelId,
     /// Pairs that were measured.
     pub pairs: f64,
-    /// Their mean gain, as a log ratio; a pair counts as 0.3 at most.
+    /// Their mean gain, as a log ratio; a pair counts as 0.15 at most.
     pub gain: f64,
     /// Log wealth that the winning bet had to reach.
     pub log_wealth: f64,

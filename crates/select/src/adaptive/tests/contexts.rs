@@ -166,7 +166,7 @@ fn ties_are_broken_alike_whatever_the_order() {
 
 /// Two contexts that start on a prediction; in one of them it was wrong.
 #[test]
-fn an_unproven_start_is_taken_back_on_belief_alone() {
+fn an_unproven_start_is_taken_back_by_its_pairs() {
     let arms = vec![arm("a", 1.1e5), arm("b", 1e5)];
     let policy =
         AdaptivePolicy::new(AdaptiveConfig::default(), arms, MachineLimits::UNKNOWN).unwrap();

@@ -12,7 +12,7 @@ fn draw(incumbent: (f64, f64), challengers: &[(f64, f64)]) -> Draw {
     Draw {
         incumbent: belief(&incumbent),
         challengers: challengers.iter().map(belief).enumerate().map(|(k, b)| (k + 1, b)).collect(),
-        overdue: None,
+        undrawn: None,
         is_look: false,
         margin: 0.005,
         affordable_ns: f64::INFINITY,
@@ -55,7 +55,7 @@ fn what_the_budget_does_not_afford_has_no_propensity() {
     assert_eq!(closed.propensity(2, 0), 0.0);
     assert_eq!(closed.propensity(1, 0), open.propensity(1, 0));
     assert_eq!(closed.propensity(0, 0), 1.0 - closed.propensity(1, 0));
-    let overdue = Draw { overdue: Some(2), ..open };
+    let overdue = Draw { undrawn: Some(2), ..open };
     assert_eq!([0, 1, 2].map(|kernel| overdue.propensity(kernel, 0)), [0.5, 0.0, 0.5]);
 }
 

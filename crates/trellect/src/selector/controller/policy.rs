@@ -11,15 +11,20 @@ use trellect_tune::history::{Journal, Record};
 /// Error of a cost model that nothing was measured for, as a log ratio.
 const UNCALIBRATED_SD: f64 = 0.5;
 
-/// The configuration for kernels whose models are as exact as `calibration` says: a start other
-/// than the rules' pick must promise more than the models' error.
+/// The configuration for kernels whose models are as exact as `calibration` says. What its launches
+/// differ by from the models is noise of theirs for the most part, and in every recording fitted models
+/// rank kernels better than that; models that nothing was measured for must promise more than their error.
 pub(super) fn calibrated(
     config: &AdaptiveConfig,
     calibration: &StoredCalibration,
 ) -> AdaptiveConfig {
     let error = calibration.relative_error().unwrap_or(UNCALIBRATED_SD);
     let prior_sd = error.clamp(config.prior_sd, config.prior_sd.max(UNCALIBRATED_SD));
-    AdaptiveConfig { prior_sd, start_margin: config.start_margin.max(prior_sd), ..config.clone() }
+    let start_margin = match calibration.relative_error() {
+        Some(_) => config.start_margin,
+        None => config.start_margin.max(prior_sd),
+    };
+    AdaptiveConfig { prior_sd, start_margin, ..config.clone() }
 }
 
 /// A policy that learns, with what was learned before.

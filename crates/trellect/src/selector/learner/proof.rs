@@ -1,12 +1,9 @@
 use trellect_core::KernelId;
 use trellect_select::ContextKey;
-use trellect_select::adaptive::AdaptiveExplanation;
+use trellect_select::adaptive::{AdaptiveExplanation, MAX_GAIN};
 use trellect_tune::history::SwitchNote;
 
 use crate::selector::unix_s;
-
-/// Log ratio that a pair counts as at most, as in the policy's test.
-const MAX_GAIN: f64 = 0.3;
 
 /// What proved a switch: the race as it stood before its last pair, and what that pair gained.
 pub(super) fn of_switch(
