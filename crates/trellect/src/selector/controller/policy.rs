@@ -11,9 +11,9 @@ use trellect_tune::history::{Journal, Record};
 /// Error of a cost model that nothing was measured for, as a log ratio.
 const UNCALIBRATED_SD: f64 = 0.5;
 
-/// The configuration for kernels whose models are as exact as `calibration` says. What its launches
-/// differ by from the models is noise of theirs for the most part, and in every recording fitted models
-/// rank kernels better than that; models that nothing was measured for must promise more than their error.
+/// The configuration for kernels whose models are as exact as `calibration` says. Launches differ from a
+/// fitted model by their own noise for the most part, so its promise counts as it is, and pairs with the
+/// rules' pick decide. Models that nothing was measured for must promise more than their error.
 pub(super) fn calibrated(
     config: &AdaptiveConfig,
     calibration: &StoredCalibration,
