@@ -181,3 +181,32 @@ fn an_unproven_start_is_taken_back_by_its_pairs() {
     let name = |name| Some(arm(name, 1.0).spec.id);
     assert_eq!((incumbent(4), incumbent(64)), (name("b"), name("a")));
 }
+
+/// A neighbour's burst doubles everything for some of a context's first calls. The start, right in its
+/// prediction, must not pay for it.
+#[test]
+fn a_burst_does_not_take_a_start_back() {
+    for (seed, burst) in (0..20).flat_map(|seed| (1..12).map(move |burst| (seed, burst))) {
+        let arms = vec![arm("a", 1.1e5), arm("b", 1e5)];
+        let policy =
+            AdaptivePolicy::new(AdaptiveConfig::default(), arms, MachineLimits::UNKNOWN).unwrap();
+        let mut bench = Bench { policy, now_ns: 0, rng: ChaCha8Rng::seed_from_u64(seed) };
+        for call in 0..60 {
+            let level = if call < burst { 2.0 } else { 1.0 };
+            bench.call(4, &[1.1e5 * level, 1e5 * level]);
+        }
+        assert_eq!(bench.policy.totals().reverts, 0, "seed {seed}, a burst of {burst} calls");
+    }
+}
+
+#[test]
+fn a_start_is_measured_against_the_rules_pick_before_anybody_else() {
+    let arms = vec![arm("a", 1.1e5), arm("b", 1e5), arm("c", 1.02e5)];
+    let policy =
+        AdaptivePolicy::new(AdaptiveConfig::default(), arms, MachineLimits::UNKNOWN).unwrap();
+    let mut bench = Bench { policy, now_ns: 0, rng: ChaCha8Rng::seed_from_u64(1) };
+    let mut kernels: Vec<usize> =
+        (0..4).map(|_| bench.call(4, &[1.1e5, 1e5, 1.02e5]).0.kernel).collect();
+    kernels.sort_unstable();
+    assert_eq!(kernels, [0, 0, 1, 1]);
+}
