@@ -112,7 +112,7 @@ fn never_worse_than_the_rules_over_ten_seconds() {
 fn hardly_worse_where_ten_seconds_hold_few_calls() {
     for seed in 0..6 {
         let worst = World::new(seed, 1e7, true).worst_ten_seconds(100);
-        assert!(worst <= 1.04, "seed {seed}: {worst}");
+        assert!(worst <= 1.03, "seed {seed}: {worst}");
     }
 }
 
