@@ -16,13 +16,18 @@ impl Belief {
     }
 
     /// `E max(0, X − other)`, the log latency that running this instead of `other` should lose.
-    pub(crate) fn expected_loss(&self, other: &Belief) -> f64 {
+    fn expected_loss(&self, other: &Belief) -> f64 {
         let sd = self.sd.hypot(other.sd).max(1e-9);
         let z = (self.mean - other.mean) / sd;
         // Bowling's logistic form of the normal distribution function: error below 1.5e-4.
         let below = 1.0 / (1.0 + (-1.5976 * z - 0.070_56 * z * z * z).exp());
         let density = (-z * z / 2.0).exp() / (2.0 * std::f64::consts::PI).sqrt();
         sd * (z * below + density)
+    }
+
+    /// Nanoseconds that running this instead of `incumbent` should lose.
+    pub(crate) fn expected_loss_ns(&self, incumbent: &Belief) -> f64 {
+        self.expected_loss(incumbent) * incumbent.mean.exp()
     }
 }
 
@@ -73,8 +78,7 @@ impl Draw {
     /// Nanoseconds that probing `kernel` should lose.
     pub(crate) fn expected_loss_ns(&self, kernel: usize) -> f64 {
         let belief = self.challengers.iter().find(|&&(other, _)| other == kernel);
-        let loss = belief.map_or(0.0, |(_, belief)| belief.expected_loss(&self.incumbent));
-        loss * self.incumbent.mean.exp()
+        belief.map_or(0.0, |(_, belief)| belief.expected_loss_ns(&self.incumbent))
     }
 
     /// Nanoseconds that `kernel` should take longer than the incumbent, at least 0.

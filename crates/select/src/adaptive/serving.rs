@@ -268,13 +268,12 @@ impl AdaptivePolicy {
             idle >= self.config.max_refresh_calls as f64 && idle >= loss / REFRESH_LOSS
         });
         let affordable_ns = self.budget.affordable_ns(self.now_ns);
-        let rival = challengers.iter().find(|&&(kernel, belief)| {
-            let loss_ns = belief.expected_loss(&incumbent) * incumbent.mean.exp();
-            let pairs = context.arms[kernel].test.pairs().n;
+        let rival = challengers.iter().find(|&&(kernel, _)| kernel == default);
+        let rival = rival.filter(|(_, belief)| {
+            let pairs = context.arms[default].test.pairs().n;
             context.unproven
-                && kernel == default
                 && pairs < REVERTING_PAIRS
-                && loss_ns <= affordable_ns
+                && belief.expected_loss_ns(&incumbent) <= affordable_ns
         });
         let look = match rival {
             Some(_) => None,

@@ -164,13 +164,16 @@ fn ties_are_broken_alike_whatever_the_order() {
     expect("b", |arms| arms[2].spec.workspace.fixed_bytes = 5);
 }
 
+fn bench(arms: Vec<Arm>, seed: u64) -> Bench {
+    let policy =
+        AdaptivePolicy::new(AdaptiveConfig::default(), arms, MachineLimits::UNKNOWN).unwrap();
+    Bench { policy, now_ns: 0, rng: ChaCha8Rng::seed_from_u64(seed) }
+}
+
 /// Two contexts that start on a prediction; in one of them it was wrong.
 #[test]
 fn an_unproven_start_is_taken_back_by_its_pairs() {
-    let arms = vec![arm("a", 1.1e5), arm("b", 1e5)];
-    let policy =
-        AdaptivePolicy::new(AdaptiveConfig::default(), arms, MachineLimits::UNKNOWN).unwrap();
-    let mut bench = Bench { policy, now_ns: 0, rng: ChaCha8Rng::seed_from_u64(3) };
+    let mut bench = bench(vec![arm("a", 1.1e5), arm("b", 1e5)], 3);
     for _ in 0..20 {
         bench.call(4, &[1.1e5, 1e5]);
         bench.call(64, &[1.1e5, 1.5e5]);
@@ -187,10 +190,7 @@ fn an_unproven_start_is_taken_back_by_its_pairs() {
 #[test]
 fn a_burst_does_not_take_a_start_back() {
     for (seed, burst) in (0..20).flat_map(|seed| (1..12).map(move |burst| (seed, burst))) {
-        let arms = vec![arm("a", 1.1e5), arm("b", 1e5)];
-        let policy =
-            AdaptivePolicy::new(AdaptiveConfig::default(), arms, MachineLimits::UNKNOWN).unwrap();
-        let mut bench = Bench { policy, now_ns: 0, rng: ChaCha8Rng::seed_from_u64(seed) };
+        let mut bench = bench(vec![arm("a", 1.1e5), arm("b", 1e5)], seed);
         for call in 0..60 {
             let level = if call < burst { 2.0 } else { 1.0 };
             bench.call(4, &[1.1e5 * level, 1e5 * level]);
@@ -201,10 +201,7 @@ fn a_burst_does_not_take_a_start_back() {
 
 #[test]
 fn a_start_is_measured_against_the_rules_pick_before_anybody_else() {
-    let arms = vec![arm("a", 1.1e5), arm("b", 1e5), arm("c", 1.02e5)];
-    let policy =
-        AdaptivePolicy::new(AdaptiveConfig::default(), arms, MachineLimits::UNKNOWN).unwrap();
-    let mut bench = Bench { policy, now_ns: 0, rng: ChaCha8Rng::seed_from_u64(1) };
+    let mut bench = bench(vec![arm("a", 1.1e5), arm("b", 1e5), arm("c", 1.02e5)], 1);
     let mut kernels: Vec<usize> =
         (0..4).map(|_| bench.call(4, &[1.1e5, 1e5, 1.02e5]).0.kernel).collect();
     kernels.sort_unstable();

@@ -55,8 +55,8 @@ fn what_the_budget_does_not_afford_has_no_propensity() {
     assert_eq!(closed.propensity(2, 0), 0.0);
     assert_eq!(closed.propensity(1, 0), open.propensity(1, 0));
     assert_eq!(closed.propensity(0, 0), 1.0 - closed.propensity(1, 0));
-    let overdue = Draw { undrawn: Some(2), ..open };
-    assert_eq!([0, 1, 2].map(|kernel| overdue.propensity(kernel, 0)), [0.5, 0.0, 0.5]);
+    let undrawn = Draw { undrawn: Some(2), ..open };
+    assert_eq!([0, 1, 2].map(|kernel| undrawn.propensity(kernel, 0)), [0.5, 0.0, 0.5]);
 }
 
 fn logging_all(seed: u64) -> Bench {

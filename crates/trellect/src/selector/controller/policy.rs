@@ -18,9 +18,10 @@ pub(super) fn calibrated(
     config: &AdaptiveConfig,
     calibration: &StoredCalibration,
 ) -> AdaptiveConfig {
-    let error = calibration.relative_error().unwrap_or(UNCALIBRATED_SD);
-    let prior_sd = error.clamp(config.prior_sd, config.prior_sd.max(UNCALIBRATED_SD));
-    let start_margin = match calibration.relative_error() {
+    let error = calibration.relative_error();
+    let widest = config.prior_sd.max(UNCALIBRATED_SD);
+    let prior_sd = error.unwrap_or(UNCALIBRATED_SD).clamp(config.prior_sd, widest);
+    let start_margin = match error {
         Some(_) => config.start_margin,
         None => config.start_margin.max(prior_sd),
     };
